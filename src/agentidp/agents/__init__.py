@@ -1,0 +1,1 @@
+"""The principals: registering agents, changing them, stopping them."""

@@ -1,0 +1,183 @@
+"""The composition root: builds the ASGI application out of the slices' routers. Decides nothing."""
+
+import contextlib
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from agentidp import documents, health, worker
+from agentidp.agents import api as agents
+from agentidp.audit import api as audit
+from agentidp.auth.guard import OAuthRoute, internal_error
+from agentidp.auth.instance import Instance
+from agentidp.core import limits
+from agentidp.core.clock import Clock, system_clock
+from agentidp.core.config import Settings
+from agentidp.core.errors import HeadersTooLarge, MethodNotAllowed, NotFound, Problem, UriTooLong
+from agentidp.core.http import origin_of, render
+from agentidp.core.ids import new_id
+from agentidp.credentials import api as credentials
+from agentidp.oidc import api as oidc
+from agentidp.start import Started, start
+from agentidp.tokens import api as tokens
+
+ROUTERS: tuple[APIRouter, ...] = (
+    agents.router,
+    credentials.router,
+    tokens.oauth_router,
+    tokens.router,
+    audit.router,
+    oidc.oauth_router,
+    oidc.router,
+    health.router,
+    documents.router,
+)
+ROUTES: tuple[APIRoute, ...] = tuple(route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute))
+
+access_log = logging.getLogger("agentidp.access")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,%d}" % limits.REQUEST_ID_CHARACTERS_MAX, re.ASCII)
+_SECURITY_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY")]
+_OAUTH_PREFIX = "/api/v1/token"
+
+
+def create_app(settings: Settings, clock: Clock = system_clock, on_start: Callable[[Started], None] = lambda _: None) -> ASGIApp:
+    """The whole server as one ASGI application. Its lifespan opens and closes the database; `on_start` sees what it found."""
+    app: ASGIApp = Edge(settings, clock, on_start)
+    if settings.cors.origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.cors.origins,
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["X-Request-Id", "Retry-After", "WWW-Authenticate"],
+        )
+    return app
+
+
+class Edge:
+    """What every request passes: its id, its origin, the bounds on its head, the clock on its answer; then the endpoint.
+
+    OAuth endpoints are served straight from here; everything else goes through the framework.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, on_start: Callable[[Started], None]) -> None:
+        self._settings, self._clock, self._on_start = settings, clock, on_start
+        self._oauth = {(next(iter(route.methods)), route.path): route for route in ROUTES if isinstance(route, OAuthRoute)}
+        self._framework = _framework()
+        self._openapi = documents.build_openapi(list(ROUTES), settings.issuer)
+        self._instance: Instance
+        self._probe: health.Probe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Instance]:
+        started = await start(self._settings, self._clock)
+        self._instance = started.instance
+        self._probe = health.Probe(started.instance)
+        try:
+            async with self._probe.running(), worker.running(started.instance):
+                self._on_start(started)
+                yield started.instance
+        finally:
+            await started.instance.database.close()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            async with self.running():
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
+        request = Request(scope, receive)
+        request_id = _request_id(request, self._clock)
+        scope["agentidp.instance"], scope["agentidp.probe"], scope["agentidp.openapi"] = self._instance, self._probe, self._openapi
+        scope["agentidp.origin"] = origin_of(request, request_id, self._settings.trusted_proxies)
+        extra = [(b"x-request-id", request_id.encode()), *_SECURITY_HEADERS]
+        status = 0
+
+        async def stamped(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), *extra]
+            await send(message)
+
+        oauth = scope["path"].startswith(_OAUTH_PREFIX)
+        try:
+            if refusal := _oversized(scope):
+                await render(refusal, oauth=oauth)(scope, receive, stamped)
+            elif route := self._oauth.get((scope["method"], scope["path"])):
+                await (await route.serve(request))(scope, receive, stamped)
+            else:
+                await self._framework(scope, receive, stamped)
+        except Exception:
+            if status:
+                raise  # the answer had begun: cut the connection
+            await internal_error(request, oauth=oauth)(scope, receive, stamped)
+        finally:
+            self._observe(scope, status, time.perf_counter() - started, request_id)
+
+    def _observe(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
+        route, method = scope.get("agentidp.route", "none"), scope["method"] if scope["method"] in _METHODS else "other"
+        self._instance.metrics.requests.labels(method, route, str(status)).inc()
+        self._instance.metrics.request_seconds.labels(method, route).observe(seconds)
+        if access_log.isEnabledFor(logging.INFO):
+            fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 2), "request_id": request_id}
+            access_log.info("request", extra=fields)
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _framework() -> FastAPI:
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    for router in ROUTERS:
+        app.include_router(router)
+    handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {HTTPException: _unrouted}
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+    return app
+
+
+async def _unrouted(request: Request, error: HTTPException) -> Response:
+    """No route took the request: 405 with every method that the path knows, or 404."""
+    path = request.scope["path"]
+    allowed = sorted({method for route in ROUTES if route.path_regex.match(path) for method in route.methods})
+    problem: Problem = MethodNotAllowed(headers={"Allow": ", ".join(allowed)}) if allowed else NotFound()
+    return render(problem, oauth=path.startswith(_OAUTH_PREFIX))
+
+
+def _request_id(request: Request, clock: Clock) -> str:
+    """The caller's own id when it is harmless, else a fresh one."""
+    given = request.headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else new_id(clock())
+
+
+def _oversized(scope: Scope) -> Problem | None:
+    if len(scope["raw_path"]) > limits.PATH_BYTES_MAX:
+        return UriTooLong()
+    headers = scope["headers"]
+    if len(headers) > limits.HEADER_COUNT_MAX or sum(len(name) + len(value) for name, value in headers) > limits.HEADER_BYTES_MAX:
+        return HeadersTooLarge()
+    return None

@@ -1,0 +1,1 @@
+"""Reading the history. Nothing here writes; see `ledger`."""

@@ -1,0 +1,1 @@
+"""Who is calling, and is it really that agent: keys, tokens, scopes, the guard."""

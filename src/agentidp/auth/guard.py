@@ -1,0 +1,215 @@
+"""The guard in front of every operation: proves the caller, requires the scope, then lets the endpoint run; renders every refusal.
+
+Order of the answers: 401, 403, 415 and 413, 400, then the operation's own. A refusal is recorded in a unit of work of its own,
+because the operation's was rolled back; when it cannot be recorded the answer is 503. RFC 6750, RFC 9728 section 5.1.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from urllib.parse import parse_qsl
+
+from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from agentidp.auth.authority import is_alive
+from agentidp.auth.instance import Instance, instance_of
+from agentidp.auth.jws import InvalidToken
+from agentidp.auth.jwt import VerifiedClaims, verify_access_token
+from agentidp.core import limits
+from agentidp.core.caller import AuditEntry, Caller, Origin
+from agentidp.core.errors import Forbidden, Invalid, InvalidFields, Problem, Unauthenticated, UnsupportedMediaType
+from agentidp.core.http import media_type, parse_json, read_body, render
+from agentidp.db.unit import Tx
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+PUBLIC: Final = "public"
+ANY_TOKEN: Final = "any token"
+_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE | re.ASCII)
+
+
+async def read(request: Request, query: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run a query as the request's caller."""
+    return await instance_of(request).database.read(query, caller_of(request), *args, **kwargs)
+
+
+async def write(request: Request, action: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run an action as the request's caller; durable when this returns."""
+    return await instance_of(request).database.write(action, caller_of(request), *args, **kwargs)
+
+
+def caller_of(request: Request) -> Caller:
+    """The proven caller; before or without proof, nobody, on the operator's account."""
+    caller: Caller | None = request.scope.get("agentidp.caller")
+    return caller or Caller(instance_of(request).operator_organization_id, origin=origin(request))
+
+
+def origin(request: Request) -> Origin:
+    found: Origin = request.scope["agentidp.origin"]
+    return found
+
+
+async def authenticate(request: Request, scope: str) -> Caller:
+    """Prove the bearer of an access token for this API and require the scope (`ANY_TOKEN`: none in particular).
+
+    Raises Unauthenticated or Forbidden, each with the audit event that it leaves.
+    """
+    instance = instance_of(request)
+    values = request.headers.getlist("authorization")
+    match = _BEARER.fullmatch(values[0]) if len(values) == 1 else None
+    if match is None:
+        raise Unauthenticated(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": "no bearer token"})], headers=challenge(instance))
+    try:
+        token = await verify_access_token(match[1], instance.keys, issuer=instance.settings.issuer, now=instance.clock())
+        if instance.settings.issuer not in token.audience:
+            raise InvalidToken("meant for another audience")
+    except InvalidToken as error:
+        raise _bad_token(instance, str(error), None) from error
+    caller = _caller(token, origin(request))
+    if not await instance.database.read(is_alive, caller, token):
+        raise _bad_token(instance, "revoked, or the agent is not active", token)
+    request.scope["agentidp.caller"] = caller
+    request.scope["agentidp.token"] = token
+    require_scope(caller, scope)
+    return caller
+
+
+def require_scope(caller: Caller, scope: str) -> None:
+    """Raises Forbidden unless the caller's token holds the scope."""
+    if scope != ANY_TOKEN and scope not in caller.scopes:
+        entry = AuditEntry("access.denied", "failure", metadata={"requiredScope": scope})
+        raise Forbidden(f"This needs a token with scope {scope}.", scope=scope, audit=[entry])
+
+
+def _caller(token: VerifiedClaims, origin: Origin) -> Caller:
+    return Caller(token.organization_id, token.agent_id, token.scopes, token.credential_id, token.token_id, origin)
+
+
+def _bad_token(instance: Instance, reason: str, token: VerifiedClaims | None) -> Unauthenticated:
+    known = {"organization_id": token.organization_id, "agent_id": token.agent_id} if token else {}
+    entry = AuditEntry("auth.failed", "failure", metadata={"reason": reason}, **known)
+    return Unauthenticated(audit=[entry], headers=challenge(instance, 'error="invalid_token"', 'error_description="The access token is not valid"'))
+
+
+def challenge(instance: Instance, *parameters: str) -> dict[str, str]:
+    metadata = f'resource_metadata="{instance.settings.issuer}/.well-known/oauth-protected-resource"'
+    return {"WWW-Authenticate": "Bearer " + ", ".join((*parameters, metadata))}
+
+
+async def refuse(request: Request, problem: Problem, *, oauth: bool) -> Response:
+    """Record the refusal if it carries an audit entry, then render it."""
+    headers = {}
+    if isinstance(problem, Forbidden) and problem.scope:
+        headers = challenge(instance_of(request), 'error="insufficient_scope"', f'scope="{problem.scope}"')
+    if problem.audit:
+        try:
+            await write(request, _record, problem.audit)
+        except Problem as unavailable:
+            return render(unavailable, oauth=oauth)
+    return render(problem, oauth=oauth, headers=headers)
+
+
+def _record(tx: Tx, entries: Sequence[AuditEntry]) -> None:
+    tx.entries.extend(entries)
+
+
+def internal_error(request: Request, *, oauth: bool) -> Response:
+    """Call it while handling the exception: its text goes to the log, the client gets the request id."""
+    log.exception("unhandled error", extra={"request_id": origin(request).request_id, "path": request.url.path})
+    return render(Problem(details={"requestId": origin(request).request_id}), oauth=oauth)
+
+
+class GuardedRoute(APIRoute):
+    """A FastAPI route behind the guard. The scope is declared where the operation is, by `secured(…)` or `public(…)`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+        scope: str = (self.openapi_extra or {})["x-scope"]
+        queries = _query_names(self.dependant)
+        has_body = self.body_field is not None
+        merge_patch = "PATCH" in self.methods
+
+        async def guarded(request: Request) -> Response:
+            request.scope["agentidp.route"] = self.path_format
+            try:
+                if scope != PUBLIC:
+                    await authenticate(request, scope)
+                if has_body:
+                    await _load_json(request, merge_patch=merge_patch)
+                _require_known_query(request, queries)
+                return await handler(request)
+            except Problem as problem:
+                return await refuse(request, problem, oauth=False)
+            except RequestValidationError as error:
+                return await refuse(request, _invalid_fields(error), oauth=False)
+            except Exception:  # noqa: BLE001 - the last resort: nothing of the error reaches the client
+                return internal_error(request, oauth=False)
+
+        return guarded
+
+
+class OAuthRoute(APIRoute):
+    """An endpoint that `app` serves ahead of the framework; FastAPI only documents it. `serve` is the whole of its stack."""
+
+    async def serve(self, request: Request) -> Response:
+        request.scope["agentidp.route"] = self.path_format
+        try:
+            response: Response = await self.endpoint(request)
+        except Problem as problem:
+            return await refuse(request, problem, oauth=True)
+        except Exception:  # noqa: BLE001 - as above
+            return internal_error(request, oauth=True)
+        return response
+
+
+def _query_names(dependant: Dependant) -> set[str]:
+    """The query parameters that the operation knows, those of parameter models included."""
+    names: set[str] = set()
+    for field in dependant.query_params:
+        model = field.field_info.annotation
+        is_model = isinstance(model, type) and issubclass(model, BaseModel)
+        names |= {info.alias or name for name, info in model.model_fields.items()} if is_model else {field.alias}
+    return names.union(*(_query_names(child) for child in dependant.dependencies))
+
+
+async def _load_json(request: Request, *, merge_patch: bool) -> None:
+    """Put the strictly parsed body where the framework looks for it."""
+    raw_body = await read_body(request)
+    accepted = {"application/json", "application/merge-patch+json"} if merge_patch else {"application/json"}
+    if (raw_body or request.headers.get("content-type")) and media_type(request) not in accepted:
+        raise UnsupportedMediaType
+    request._body = raw_body  # noqa: SLF001 - the framework's own cache of the body
+    if raw_body:
+        request._json = parse_json(raw_body)  # noqa: SLF001
+
+
+def _require_known_query(request: Request, known: set[str]) -> None:
+    raw = request.scope["query_string"]
+    if not raw:
+        return
+    try:
+        pairs = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=limits.QUERY_PARAMETERS_MAX)
+    except (ValueError, UnicodeError) as error:
+        raise Invalid("The query is not valid UTF-8 in application/x-www-form-urlencoded.") from error
+    names = [name for name, _ in pairs]
+    wrong = [(name[:64], "is not a parameter of this operation") for name in names if name not in known]
+    wrong += [(name, "is given more than once") for name in sorted({name for name in names if names.count(name) > 1})]
+    wrong += [(name, "holds a NUL character") for name, value in pairs if "\x00" in value]
+    if wrong:
+        raise InvalidFields(wrong)
+
+
+def _invalid_fields(error: RequestValidationError) -> InvalidFields:
+    fields = []
+    for row in error.errors():
+        place = [str(part) for part in row["loc"] if part not in {"body", "query", "path", "header"}]
+        fields.append((".".join(place)[:128] or "body", str(row["msg"]).removeprefix("Value error, ")))
+    return InvalidFields(fields)

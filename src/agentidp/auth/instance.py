@@ -1,0 +1,32 @@
+"""What one running server is made of. `app` builds it once; requests carry it, so that no module holds a global."""
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from agentidp.auth.keys import KeyStore
+from agentidp.core.clock import Clock
+from agentidp.core.config import Settings
+from agentidp.core.metrics import Metrics
+from agentidp.core.secrets import Sealer
+from agentidp.db.unit import Database
+
+
+@dataclass(slots=True)
+class Instance:
+    """The parts that endpoints use. `secret_key` is the key of the HMAC under which client secrets are stored."""
+
+    settings: Settings
+    database: Database
+    keys: KeyStore
+    sealer: Sealer
+    clock: Clock
+    metrics: Metrics
+    secret_key: bytes = b""
+    operator_organization_id: str = ""
+
+
+def instance_of(request: Request) -> Instance:
+    instance = request.scope["agentidp.instance"]
+    assert isinstance(instance, Instance)
+    return instance

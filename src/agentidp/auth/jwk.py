@@ -1,0 +1,65 @@
+"""Making keys and writing their public halves as JWK (RFC 7517, RFC 7518, RFC 8037, RFC 9864); key ids are thumbprints (RFC 7638)."""
+
+import hashlib
+import json
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_private_key,
+)
+
+from agentidp.auth.jws import RSA_BITS, Algorithm, PrivateKey, encode_base64url
+
+_THUMBPRINT_MEMBERS = {"EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n"), "OKP": ("crv", "kty", "x")}
+
+
+def generate(algorithm: Algorithm) -> PrivateKey:
+    match algorithm:
+        case "ES256":
+            return ec.generate_private_key(ec.SECP256R1())
+        case "RS256":
+            return rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
+        case "Ed25519":
+            return ed25519.Ed25519PrivateKey.generate()
+
+
+def to_bytes(key: PrivateKey) -> bytes:
+    """PKCS #8, DER, unencrypted: seal it before it goes anywhere."""
+    return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
+
+def from_bytes(raw: bytes) -> PrivateKey:
+    key = load_der_private_key(raw, password=None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
+        raise TypeError(type(key).__name__)
+    return key
+
+
+def public_jwk(key: PrivateKey, algorithm: Algorithm) -> dict[str, str]:
+    """The public half with `kid`, `use` and `alg`, ready to be published."""
+    match key:
+        case ec.EllipticCurvePrivateKey():
+            point = key.public_key().public_numbers()
+            members = {"kty": "EC", "crv": "P-256", "x": _number(point.x, 32), "y": _number(point.y, 32)}
+        case rsa.RSAPrivateKey():
+            numbers = key.public_key().public_numbers()
+            members = {"kty": "RSA", "n": _number(numbers.n), "e": _number(numbers.e)}
+        case _:
+            raw = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+            members = {"kty": "OKP", "crv": "Ed25519", "x": encode_base64url(raw)}
+    return members | {"kid": thumbprint(members), "use": "sig", "alg": algorithm}
+
+
+def thumbprint(members: dict[str, str]) -> str:
+    """base64url of the SHA-256 of the required members in canonical form (RFC 7638 section 3)."""
+    required = {name: members[name] for name in _THUMBPRINT_MEMBERS[members["kty"]]}
+    canonical = json.dumps(required, separators=(",", ":"), sort_keys=True)
+    return encode_base64url(hashlib.sha256(canonical.encode()).digest())
+
+
+def _number(value: int, length: int | None = None) -> str:
+    return encode_base64url(value.to_bytes(length or (value.bit_length() + 7) // 8))

@@ -1,0 +1,96 @@
+"""The token profile, as a promise to whoever verifies: the only file that makes or checks the tokens of this issuer.
+
+Access token (RFC 9068): header `alg, kid, typ: at+jwt`; claims `iss, sub` (agent id), `aud` (always), `client_id` (= sub), `scope`,
+`iat, exp` (seconds), `jti` (UUIDv7), `organization_id, credential_id, epoch`. ID token (OpenID Connect Core section 2): `typ: JWT`,
+`aud` = the agent. A token of one kind is never accepted as the other. Does not know whether a token was revoked: see `authority`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from agentidp.auth.jws import InvalidToken, encode_base64url, parse_unverified, sign, verify_signature
+from agentidp.auth.keys import KeyStore, SigningKey
+from agentidp.core import limits
+from agentidp.core.ids import is_id
+
+ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type
+ID_TOKEN_TYPE = "JWT"  # noqa: S105 - a media type
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedClaims:
+    """An access token of ours whose signature, type, issuer and times are right. `status` may still be anything."""
+
+    organization_id: str
+    agent_id: str
+    credential_id: str
+    token_id: str
+    key_id: str
+    epoch: int
+    scopes: frozenset[str]
+    audience: tuple[str, ...]
+    issued_at: int  # seconds, as in the token
+    expires_at: int
+    claims: Mapping[str, Any]
+
+
+def encode(key: SigningKey, token_type: str, claims: Mapping[str, Any]) -> str:
+    """A signed compact JWT."""
+    header = msgspec.json.encode({"alg": key.algorithm, "kid": key.key_id, "typ": token_type})
+    signing_input = f"{encode_base64url(header)}.{encode_base64url(msgspec.json.encode(claims))}"
+    return f"{signing_input}.{encode_base64url(sign(key.private_key, signing_input.encode()))}"
+
+
+async def verify_access_token(unverified_token: str, keys: KeyStore, *, issuer: str, now: int) -> VerifiedClaims:
+    """The claims of an access token of this issuer. `now` in milliseconds. Raises InvalidToken with the reason.
+
+    Does not check the audience: introspection answers for any, the guard for its own.
+    """
+    token = parse_unverified(unverified_token)
+    if token.header.get("typ") != ACCESS_TOKEN_TYPE:
+        raise InvalidToken("not an access token")
+    key = await keys.find(token.header.get("kid"))
+    if key is None:
+        raise InvalidToken("unknown key")
+    verify_signature(key.algorithm, key.public_key, token)
+    return _checked(token.payload, key.key_id, issuer, now // 1000)
+
+
+def _checked(claims: Mapping[str, Any], key_id: str, issuer: str, now_seconds: int) -> VerifiedClaims:
+    """Claims are checked even though we signed them: a key may outlive a release that wrote other claims."""
+    organization_id, agent_id, credential_id, token_id = (
+        _id(claims, name) for name in ("organization_id", "sub", "credential_id", "jti")
+    )
+    issued_at, expires_at, epoch = (_integer(claims, name) for name in ("iat", "exp", "epoch"))
+    audience, scope = claims.get("aud"), claims.get("scope")
+    audience = (audience,) if isinstance(audience, str) else tuple(audience) if isinstance(audience, list) else ()
+    if not audience or not all(isinstance(one, str) for one in audience):
+        raise InvalidToken("aud is missing")
+    if claims.get("iss") != issuer:
+        raise InvalidToken("another issuer")
+    if claims.get("client_id") != agent_id or not isinstance(scope, str):
+        raise InvalidToken("client_id or scope is wrong")
+    if expires_at <= now_seconds:
+        raise InvalidToken("expired")
+    if issued_at > now_seconds + limits.ISSUED_AT_LEEWAY_SECONDS:
+        raise InvalidToken("issued in the future")
+    return VerifiedClaims(
+        organization_id, agent_id, credential_id, token_id, key_id, epoch, frozenset(scope.split()), audience, issued_at, expires_at, claims
+    )
+
+
+def _id(claims: Mapping[str, Any], name: str) -> str:
+    value = claims.get(name)
+    if not isinstance(value, str) or not is_id(value):
+        raise InvalidToken(f"{name} is not an id")
+    return value
+
+
+def _integer(claims: Mapping[str, Any], name: str) -> int:
+    value = claims.get(name)
+    if type(value) is not int:
+        raise InvalidToken(f"{name} is not an integer")
+    return value

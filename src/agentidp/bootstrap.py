@@ -1,0 +1,63 @@
+"""The first organization, its first agent with every scope, and one credential: what an empty instance begins with."""
+
+from dataclasses import dataclass, replace
+
+import sqlalchemy as sa
+
+from agentidp.agents.actions import register_agent
+from agentidp.agents.rules import NewAgent
+from agentidp.auth.scopes import SCOPES
+from agentidp.core.caller import Caller
+from agentidp.core.errors import Conflict
+from agentidp.core.ids import new_id
+from agentidp.credentials.actions import generate_credential
+from agentidp.db.schema import instance
+from agentidp.db.unit import Tx
+from agentidp.organizations.actions import create_organization
+
+NOBODY = Caller(organization_id="")
+
+
+@dataclass(frozen=True, slots=True)
+class FirstCredential:
+    """What the person who set the instance up needs, once."""
+
+    organization_id: str
+    agent_id: str
+    client_secret: str
+
+
+class AlreadySetUp(Conflict):
+    title = "The instance has been set up before."
+
+
+def find_operator_organization(tx: Tx) -> str | None:
+    """The operator's organization; None for an instance that nobody has set up."""
+    row = tx.one(sa.select(instance.c.operator_organization_id))
+    return row[0] if row else None
+
+
+def set_up_instance(tx: Tx, secret_key: bytes) -> FirstCredential:
+    """Make what an empty instance needs. Raises AlreadySetUp, also when another process is quicker."""
+    organization_id = new_id(tx.now)
+    if not tx.insert_new(instance, singleton=1, operator_organization_id=organization_id, created_at=tx.now):
+        raise AlreadySetUp
+    create_organization(tx, organization_id, name="Default organization", slug="default", plan_tier="enterprise")
+    tx.caller = replace(tx.caller, organization_id=organization_id, scopes=frozenset(SCOPES))
+    agent = register_agent(
+        tx,
+        NewAgent(
+            email="operator@agentidp.local",
+            agent_type="custom",
+            version="1.0.0",
+            capabilities=("agentidp:*",),
+            owner="operator",
+            deployment_env="development",
+            scopes=frozenset(SCOPES),
+            name="Operator",
+            description="The first agent: holds every scope.",
+        ),
+    )
+    created = generate_credential(tx, agent.agent_id, secret_key)
+    tx.record("bootstrap.completed", "organization", organization_id)
+    return FirstCredential(organization_id, agent.agent_id, created.secret.text)

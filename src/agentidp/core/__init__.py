@@ -1,0 +1,1 @@
+"""The ground floor: knows no domain, no database and no framework decisions."""

@@ -1,0 +1,41 @@
+"""Who is calling and from where, as plain data. How that is proved is `auth`'s business."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+OPERATOR_SCOPE = "admin:orgs"
+Outcome = Literal["success", "failure"]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a request says of its source: already escaped and bounded, fit to be stored."""
+
+    ip_address: str | None = None
+    user_agent: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A proven agent, or nobody (`agent_id` None). `scopes` are those of the presented token, not all that the agent may ask for."""
+
+    organization_id: str
+    agent_id: str | None = None
+    scopes: frozenset[str] = frozenset()
+    credential_id: str | None = None
+    token_id: str | None = None
+    origin: Origin = field(default_factory=Origin)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One line of history before it is written. `metadata` holds strings, integers, booleans, null, lists and objects with ASCII keys."""
+
+    action: str
+    outcome: Outcome = "success"
+    target_type: str | None = None
+    target_id: str | None = None
+    organization_id: str | None = None  # None: the caller's
+    agent_id: str | None = None  # None: the caller's
+    metadata: dict[str, object] = field(default_factory=dict)

@@ -1,0 +1,172 @@
+"""Settings: environment variables `AGENTIDP_…` (nested with `__`) over an optional TOML file. Read once, then passed down.
+
+A wrong setting raises WrongSettings with one line; nothing falls back silently, and an unknown name is a wrong setting.
+"""
+
+import os
+import tomllib
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from agentidp.core import limits
+from agentidp.core.errors import WrongSettings
+
+PREFIX = "AGENTIDP_"
+CLI_ONLY = frozenset({"AGENTIDP_CONFIG", "AGENTIDP_URL", "AGENTIDP_CLIENT_ID", "AGENTIDP_CLIENT_SECRET"})
+MASTER_KEY_FILE = "master.key"
+FIRST_CREDENTIAL_FILE = "first-credential.json"
+DATABASE_FILE = "agentidp.db"
+
+Network = IPv4Network | IPv6Network
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TokenSettings(_Section):
+    """How access tokens are made."""
+
+    algorithm: Literal["ES256", "RS256", "Ed25519"] = Field(
+        "ES256", description="Signature algorithm of new keys; a change takes effect when the next key has been published long enough."
+    )
+    lifetime_seconds: int = Field(
+        3600,
+        ge=limits.TOKEN_LIFETIME_SECONDS_MIN,
+        le=limits.TOKEN_LIFETIME_SECONDS_MAX,
+        description="Life of an access token in seconds; never beyond the credential's or the agent's own expiry.",
+    )
+    default_audience: str | None = Field(
+        None, description="`aud` of tokens asked for without `resource`; the issuer when absent.", examples=["https://api.example.com"]
+    )
+
+
+class CorsSettings(_Section):
+    """Which web origins may call the API from a browser."""
+
+    origins: tuple[str, ...] = Field((), description="Allowed origins, exactly as browsers send them.", examples=['["https://app.example.com"]'])
+
+
+class Settings(BaseSettings):
+    """All settings. Every field has a default that is right for a laptop; `environment=production` refuses what is not right there."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, nested_model_default_partial_update=True)
+
+    data_dir: Path = Field(Path("data"), description="Folder of the SQLite database, the master key file and the first credential.")
+    database_url: SecretStr | None = Field(
+        None,
+        description="`sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/DATABASE`; an SQLite file in `data_dir` when absent.",
+        examples=["postgresql://agentidp:secret@127.0.0.1:5432/agentidp"],
+    )
+    issuer: str = Field(
+        "",
+        description="The issuer identifier: scheme, host and port under which clients reach this server; `http://HOST:PORT` when absent.",
+        examples=["https://id.example.com"],
+    )
+    master_key: SecretStr | None = Field(
+        None,
+        description="32 random bytes in base64url that seal every secret in the database; `agentidp keys master` prints a fresh one. "
+        "A 0600 file in `data_dir` when absent (not in production).",
+    )
+    environment: Literal["development", "production"] = Field(
+        "development", description="`production` refuses an http issuer, a master key file and debug output."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(3000, description="Port to listen on; 0 takes a free one (development only).")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level that is logged.")
+    trusted_proxies: tuple[Network, ...] = Field(
+        (), description="Networks whose `X-Forwarded-For` is believed (right-most foreign hop).", examples=['["10.0.0.0/8"]']
+    )
+    tokens: TokenSettings = TokenSettings()
+    cors: CorsSettings = CorsSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.issuer:
+            if self.environment == "production":
+                raise ValueError("issuer: must be set in production")
+            host = "localhost" if self.host in {"0.0.0.0", "::"} else f"[{self.host}]" if ":" in self.host else self.host  # noqa: S104
+            object.__setattr__(self, "issuer", f"http://{host}:{self.port}")
+        _require_origin(self.issuer, "issuer")
+        if self.tokens.default_audience is not None and not urlsplit(self.tokens.default_audience).scheme:
+            raise ValueError("tokens.default_audience: must be an absolute URI")
+        if self.environment == "production":
+            if not self.issuer.startswith("https://"):
+                raise ValueError("issuer: must be https in production")
+            if self.master_key is None:
+                raise ValueError("master_key: must be set in production; a generated key file is for development only")
+            if self.log_level == "debug":
+                raise ValueError("log_level: debug is not allowed in production")
+            if self.port == 0:
+                raise ValueError("port: must be fixed in production")
+        return self
+
+    @property
+    def default_audience(self) -> str:
+        return self.tokens.default_audience or self.issuer
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file (which arrives as keyword arguments)."""
+        return env_settings, init_settings
+
+
+def load(config_file: Path | None = None, **overrides: Any) -> Settings:
+    """Settings from `overrides`, the environment and the TOML file, in this order. Raises WrongSettings."""
+    known = {name.upper() for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in CLI_ONLY and name.removeprefix(PREFIX).split("__")[0].upper() not in known:
+            raise WrongSettings(f"{name}: there is no such setting")
+    from_file: dict[str, Any] = {}
+    if config_file is not None:
+        try:
+            from_file = tomllib.loads(config_file.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise WrongSettings(f"{config_file}: {error}") from error
+    try:
+        settings = Settings(**from_file)
+        if overrides:
+            given = settings.model_dump(exclude_unset=True) | overrides
+            settings = Settings.model_validate(given)
+    except ValidationError as error:
+        raise WrongSettings(_one_line(error)) from error
+    except ValueError as error:  # pydantic-settings: a nested value that is not JSON
+        raise WrongSettings(str(error)) from error
+    return settings
+
+
+def _require_origin(url: str, name: str) -> None:
+    parts = urlsplit(url)
+    try:
+        port_is_valid = parts.port is None or parts.port > -1
+    except ValueError:
+        port_is_valid = False
+    if (
+        parts.scheme not in {"http", "https"}
+        or not parts.hostname
+        or not port_is_valid
+        or url != f"{parts.scheme}://{parts.netloc}"
+        or "@" in parts.netloc
+        or url != url.lower()
+    ):
+        raise ValueError(f"{name}: must be scheme://host[:port] in lower case, without path or trailing slash")
+
+
+def _one_line(error: ValidationError) -> str:
+    lines = []
+    for row in error.errors(include_url=False, include_input=False):
+        place = ".".join(str(part) for part in row["loc"])
+        message = row["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {message}" if place else message)
+    return "; ".join(lines)

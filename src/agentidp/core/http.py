@@ -1,0 +1,135 @@
+"""HTTP in its raw form: bounded bodies, strict JSON and forms, the source of a request, and the two renderers of errors.
+
+Knows no operation. RFC 9110, RFC 6749 section 5.2, WHATWG URL section 5.1 (forms).
+"""
+
+import asyncio
+import ipaddress
+from collections.abc import Mapping, Sequence
+from urllib.parse import unquote_plus
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from agentidp.core import limits, strict_json
+from agentidp.core.caller import Origin
+from agentidp.core.config import Network
+from agentidp.core.errors import Invalid, PayloadTooLarge, Problem, UnsupportedMediaType
+
+NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+
+
+class JsonResponse(Response):
+    """A JSON answer through the fast encoder."""
+
+    media_type = "application/json"
+
+    def render(self, content: object) -> bytes:
+        return msgspec.json.encode(content)
+
+
+def media_type(request: Request) -> str:
+    """The media type without parameters, in lower case; empty when absent or sent twice."""
+    values = request.headers.getlist("content-type")
+    return values[0].partition(";")[0].strip().lower() if len(values) == 1 else ""
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body. Raises PayloadTooLarge as soon as it is, UnsupportedMediaType if compressed, Invalid if it drips for too long."""
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType("A compressed body is not accepted.")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > limits.BODY_BYTES_MAX:
+        raise PayloadTooLarge
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.REQUEST_BODY_SECONDS_MAX):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limits.BODY_BYTES_MAX:
+                    raise PayloadTooLarge
+    except TimeoutError as error:
+        raise Invalid("The body did not arrive in time.") from error
+    except ClientDisconnect as error:
+        raise Invalid("The connection was closed before the body was complete.") from error
+    return bytes(body)
+
+
+def parse_json(raw_body: bytes) -> object:
+    """The value of a strict JSON body. Raises Invalid."""
+    try:
+        return strict_json.parse(raw_body)
+    except strict_json.NotStrictJson as error:
+        raise Invalid(f"The body {error}.") from error
+
+
+def parse_form(raw_body: bytes) -> list[tuple[str, str]]:
+    """The pairs of an `application/x-www-form-urlencoded` body; only `&` separates. Raises Invalid."""
+    if not raw_body:
+        return []
+    pairs = raw_body.split(b"&")
+    if len(pairs) > limits.FORM_PARAMETERS_MAX:
+        raise Invalid(f"The form may have at most {limits.FORM_PARAMETERS_MAX} parameters.")
+    try:
+        text = [tuple(part.partition("=")[::2]) for part in (pair.decode("ascii") for pair in pairs) if part]
+        return [(unquote_plus(name, errors="strict"), unquote_plus(value, errors="strict")) for name, value in text]
+    except UnicodeError as error:
+        raise Invalid("The form is not valid UTF-8 in application/x-www-form-urlencoded.") from error
+
+
+def origin_of(request: Request, request_id: str, trusted: Sequence[Network]) -> Origin:
+    """Where the request comes from. `X-Forwarded-For` counts only when a trusted proxy sent it, and then its right-most foreign hop."""
+    return Origin(client_address(request, trusted), printable(request.headers.get("user-agent", ""), limits.USER_AGENT_CHARACTERS_MAX), request_id)
+
+
+def client_address(request: Request, trusted: Sequence[Network]) -> str | None:
+    """The client's address in canonical form, None where the transport has none."""
+    address = _address(request.client.host if request.client else "")
+    if not trusted:
+        return str(address) if address else None
+    hops = [hop.strip() for value in request.headers.getlist("x-forwarded-for") for hop in value.split(",")]
+    while address is not None and hops and any(address in network for network in trusted):
+        address = _address(hops.pop()) or address
+    return str(address) if address else None
+
+
+def is_local(request: Request) -> bool:
+    """Whether the request was made on this machine and not through a proxy on it."""
+    address = _address(request.client.host if request.client else "")
+    forwarded = request.headers.keys() & {"x-forwarded-for", "forwarded", "x-real-ip", "via"}
+    return address is not None and address.is_loopback and not forwarded
+
+
+def printable(text: str, length: int) -> str:
+    """At most `length` characters, everything that is not printable (line ends, NUL, bidirectional marks) escaped."""
+    escaped = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:length])
+    return escaped[:length]
+
+
+def api_error(problem: Problem) -> dict[str, object]:
+    """`{code, message, details?}`"""
+    body: dict[str, object] = {"code": problem.code, "message": problem.detail}
+    if problem.details:
+        body["details"] = problem.details
+    return body
+
+
+def oauth_error(problem: Problem) -> dict[str, object]:
+    """`{error, error_description}` (RFC 6749 section 5.2: printable ASCII without quote and backslash)."""
+    description = "".join(char if " " <= char <= "~" and char not in '"\\' else "'" for char in problem.detail)
+    return {"error": problem.oauth_error, "error_description": description}
+
+
+def render(problem: Problem, *, oauth: bool, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer for a refusal, in one of the two shapes."""
+    body = oauth_error(problem) if oauth else api_error(problem)
+    return JsonResponse(body, problem.status, headers=NO_STORE | problem.headers | dict(headers or {}))
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return address.ipv4_mapped or address if isinstance(address, ipaddress.IPv6Address) else address

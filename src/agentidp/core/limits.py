@@ -1,0 +1,62 @@
+"""Every bound of the program, with its unit and its reason. Nothing here is a setting."""
+
+from typing import Final
+
+# HTTP ---------------------------------------------------------------------------------------
+BODY_BYTES_MAX: Final = 64 * 1024  # api.md: 413 above; no operation so far needs more
+HEADER_BYTES_MAX: Final = 32 * 1024  # request line and headers together; 431 above
+HEADER_COUNT_MAX: Final = 100  # what proxies add stays well below; 431 above
+PATH_BYTES_MAX: Final = 4096  # the longest legal path is about 120; 414 above
+QUERY_PARAMETERS_MAX: Final = 100  # no operation knows more than a dozen
+FORM_PARAMETERS_MAX: Final = 100  # the token endpoint knows about ten
+JSON_DEPTH_MAX: Final = 32  # our deepest document has four levels
+REQUEST_HEAD_SECONDS_MAX: Final = 10  # a client that drips its headers is cut off
+REQUEST_BODY_SECONDS_MAX: Final = 15  # 64 KiB at modem speed fits
+CONNECTIONS_MAX: Final = 4096  # file descriptors; 503 above
+KEEP_ALIVE_SECONDS: Final = 75  # longer than the 60 s of the usual load balancers
+SHUTDOWN_SECONDS_MAX: Final = 10  # what is in flight at SIGTERM gets this long
+REQUEST_ID_CHARACTERS_MAX: Final = 128  # a caller's own X-Request-Id is kept up to this length
+USER_AGENT_CHARACTERS_MAX: Final = 256  # stored with each audit event
+
+# Tokens -------------------------------------------------------------------------------------
+TOKEN_CHARACTERS_MAX: Final = 8192  # refused before anything is decoded
+TOKEN_HEADER_BYTES_MAX: Final = 2048  # ours has about 90
+ISSUED_AT_LEEWAY_SECONDS: Final = 60  # clocks of two processes may differ by this much
+TOKEN_LIFETIME_SECONDS_MIN: Final = 60
+TOKEN_LIFETIME_SECONDS_MAX: Final = 86_400
+RESOURCES_MAX: Final = 10  # audiences of one token
+RESOURCE_CHARACTERS_MAX: Final = 512
+SCOPE_CHARACTERS_MAX: Final = 1024  # all scopes that exist are 220 together
+JWKS_MAX_AGE_SECONDS: Final = 300  # verifiers may keep the key set this long; rotation waits for it
+KEYS_REFRESH_SECONDS: Final = 5  # another process's rotation is seen at the latest after this
+UNKNOWN_KEY_RELOAD_SECONDS: Final = 1  # at most one reload of the key table a second for unknown key ids
+
+# Resources ----------------------------------------------------------------------------------
+ACTIVE_CREDENTIALS_PER_AGENT_MAX: Final = 10  # api.md section 3
+ROTATION_OVERLAP_SECONDS_MAX: Final = 604_800  # a week
+CAPABILITIES_PER_AGENT_MAX: Final = 64
+PAGE_LIMIT_MAX: Final = 100
+PAGE_LIMIT_DEFAULT: Final = 20
+AUDIT_PAGE_LIMIT_MAX: Final = 200
+AUDIT_PAGE_LIMIT_DEFAULT: Final = 50
+OFFSET_ROWS_MAX: Final = 10_000  # offset pages and `total` end here; cursors do not
+LAST_USED_RESOLUTION_MS: Final = 60_000  # a credential's lastUsedAt is written at most once a minute
+TIMESTAMP_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the end of RFC 3339
+
+# Database -----------------------------------------------------------------------------------
+WRITE_QUEUE_MAX: Final = 4096  # units of work waiting for the SQLite writer; 503 above
+WRITE_BATCH_MAX: Final = 512  # units that share one commit: bounds the time the write lock is held
+READ_QUEUE_MAX: Final = 4096
+SQLITE_READERS: Final = 4  # reads are short; more threads only fight for the interpreter lock
+SQLITE_BUSY_MS: Final = 2_000  # another program (a backup, a shell) may hold the file this long
+POSTGRES_POOL_SIZE: Final = 10
+POSTGRES_POOL_WAIT_SECONDS: Final = 5
+POSTGRES_CONNECT_SECONDS: Final = 5
+POSTGRES_STATEMENT_MS: Final = 5_000
+WRITE_ATTEMPTS_MAX: Final = 5  # after serialization failures and deadlocks, then 503
+UNIT_SECONDS_MAX: Final = 10  # a request waits this long for the database, then 503
+RETRY_AFTER_SECONDS: Final = 1  # what a 503 tells the client
+PROBE_INTERVAL_SECONDS: Final = 1.0  # health looks at the database this often
+PROBE_STALE_SECONDS: Final = 3.0  # and believes an answer for this long
+SWEEP_INTERVAL_SECONDS: Final = 60.0  # expired revocations and retired keys are removed this often
+SWEEP_ROWS_MAX: Final = 1_000  # rows one sweep deletes in one transaction

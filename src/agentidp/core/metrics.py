@@ -1,0 +1,27 @@
+"""What the process counts about itself. No label ever holds a tenant, an agent or anything else that a client chose."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """The instruments of one server; each server has its own registry, so that tests can run several."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.tokens_issued = Counter("agentidp_tokens_issued", "Access tokens issued", registry=registry)
+        self.agents_registered = Counter("agentidp_agents_registered", "Agents registered", registry=registry)
+        self.requests = Counter("agentidp_http_requests", "Requests answered", ["method", "route", "status_code"], registry=registry)
+        self.request_seconds = Histogram(
+            "agentidp_http_request_duration_seconds", "Time to answer", ["method", "route"], buckets=_SECONDS, registry=registry
+        )
+        self.database_seconds = Histogram(
+            "agentidp_db_query_duration_seconds", "Time of one unit of work, waiting included", ["kind"], buckets=_SECONDS, registry=registry
+        )
+        self.pool_active = Gauge("agentidp_db_pool_active_connections", "Database connections in use", registry=registry)
+        self.pool_waiting = Gauge("agentidp_db_pool_waiting_requests", "Units of work waiting for the database", registry=registry)
+        self.credentials_expiring = Gauge("agentidp_credentials_expiring_soon", "Active credentials that expire within 7 days", registry=registry)
+
+    def observe_database(self, kind: str, seconds: float) -> None:
+        self.database_seconds.labels(kind).observe(seconds)

@@ -1,0 +1,69 @@
+"""What an operation declares beside its path: its scope and its errors, for the guard and for the OpenAPI document alike."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from agentidp.core.errors import (
+    Forbidden,
+    HeadersTooLarge,
+    Invalid,
+    PayloadTooLarge,
+    Problem,
+    Unauthenticated,
+    Unavailable,
+    UnsupportedMediaType,
+    UriTooLong,
+)
+from agentidp.core.resources import ErrorResponse, OAuthErrorResponse
+
+_ALWAYS: tuple[type[Problem], ...] = (Invalid, UriTooLong, HeadersTooLarge, Problem, Unavailable)
+_WITH_BODY: tuple[type[Problem], ...] = (PayloadTooLarge, UnsupportedMediaType)
+_CHALLENGE = {"WWW-Authenticate": {"description": "RFC 6750 challenge", "schema": {"type": "string"}}}
+_RETRY = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
+
+
+def secured(scope: str, *errors: type[Problem], body: bool = False, scope_note: str | None = None) -> dict[str, Any]:
+    """Keyword arguments of a route that needs a bearer token. `scope_note` explains who else may call it."""
+    known = (*_ALWAYS, Unauthenticated, Forbidden, *errors, *(_WITH_BODY if body else ()))
+    extra: dict[str, Any] = {"x-scope": scope, "security": [{"bearer": []}]}
+    if scope_note:
+        extra["x-scope-note"] = scope_note
+    return {"responses": error_responses(known), "openapi_extra": extra}
+
+
+def public(*errors: type[Problem]) -> dict[str, Any]:
+    """Keyword arguments of a route that anybody may call."""
+    return {"responses": error_responses((*_ALWAYS, *errors)), "openapi_extra": {"x-scope": "public", "security": []}}
+
+
+def oauth(form: type[BaseModel], *errors: type[Problem], security: Sequence[dict[str, list[str]]], answer: str = "") -> dict[str, Any]:
+    """Keyword arguments of an OAuth endpoint that reads the form by itself."""
+    schema = form.model_json_schema()
+    extra = {
+        "x-scope": "client",
+        "security": list(security),
+        "requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": schema}}},
+    }
+    responses = error_responses((*_ALWAYS, Unauthenticated, *_WITH_BODY, *errors), oauth=True)
+    if answer:
+        responses[200] = {"description": answer}
+    return {"responses": responses, "openapi_extra": extra}
+
+
+def error_responses(errors: Sequence[type[Problem]], *, oauth: bool = False) -> dict[int | str, dict[str, Any]]:
+    """One entry a status, with an example for each code."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        entry = responses.setdefault(
+            error.status,
+            {"model": OAuthErrorResponse if oauth else ErrorResponse, "description": error.title, "content": {"application/json": {"examples": {}}}},
+        )
+        value = {"error": error.oauth_error, "error_description": error.title} if oauth else {"code": error.code, "message": error.title}
+        entry["content"]["application/json"]["examples"][error.oauth_error if oauth else error.code] = {"value": value}
+        if error.status in {401, 403}:
+            entry["headers"] = _CHALLENGE
+        if error.status in {429, 503}:
+            entry["headers"] = _RETRY
+    return responses

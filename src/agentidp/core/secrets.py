@@ -1,0 +1,80 @@
+"""Secrets at rest: sealing what must be readable again, hashing what must not, and the base62 alphabet.
+
+Does not decide who may see a secret. AES-256-GCM: NIST SP 800-38D.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+import secrets
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from agentidp.core.errors import WrongSettings
+
+ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+MASTER_KEY_BYTES = 32
+_NONCE_BYTES = 12
+
+
+def base62(number: int, length: int) -> str:
+    """The number in base62, most significant digit first, padded with zeros to `length` characters."""
+    digits = ""
+    while number:
+        number, rest = divmod(number, 62)
+        digits = ALPHABET[rest] + digits
+    return digits.rjust(length, "0")
+
+
+def random_base62(length: int) -> str:
+    """`length` characters of about 5.95 bits each, from the operating system's generator."""
+    return "".join(secrets.choice(ALPHABET) for _ in range(length))
+
+
+def keyed_hash(key: bytes, text: str) -> bytes:
+    """HMAC-SHA-256 (RFC 2104), 32 bytes: enough for secrets of 256 random bits, useless for people's passwords."""
+    return hmac.digest(key, text.encode(), "sha256")
+
+
+def new_master_key() -> str:
+    """A fresh master key as it is written in settings: 32 bytes, base64url without padding."""
+    return base64.urlsafe_b64encode(os.urandom(MASTER_KEY_BYTES)).decode().rstrip("=")
+
+
+class Sealer:
+    """Seals values under the master key. A sealed value reads `v1.<master key id>.<base64url of nonce and ciphertext>`.
+
+    `place` (table, column, row id) is authenticated with the value, so that a sealed value copied to another row does not open.
+    """
+
+    def __init__(self, master_key: str) -> None:
+        try:
+            raw = base64.b64decode(master_key.strip() + "=" * (-len(master_key.strip()) % 4), altchars=b"-_", validate=True)
+        except ValueError:
+            raw = b""
+        if len(raw) != MASTER_KEY_BYTES or len(set(raw)) < 8:  # noqa: PLR2004 - a key of few distinct bytes was typed, not drawn
+            raise WrongSettings("master_key: must be 32 random bytes in base64url; `agentidp keys master` prints a fresh one")
+        self._cipher = AESGCM(raw)
+        self.key_id = hashlib.sha256(b"agentidp master key id" + raw).hexdigest()[:8]
+
+    def seal(self, value: bytes, *place: str) -> str:
+        nonce = os.urandom(_NONCE_BYTES)
+        box = nonce + self._cipher.encrypt(nonce, value, self._associated_data(place))
+        return f"v1.{self.key_id}.{base64.urlsafe_b64encode(box).decode()}"
+
+    def unseal(self, sealed: str, *place: str) -> bytes:
+        """The value. Raises WrongSettings when it was sealed under another master key, at another place, or was changed."""
+        version, key_id, box = sealed.split(".", 2)
+        if version != "v1" or key_id != self.key_id:
+            raise WrongSettings(f"master_key: the database is sealed under master key {key_id}, this one is {self.key_id}")
+        raw = base64.urlsafe_b64decode(box)
+        try:
+            return self._cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], self._associated_data(place))
+        except InvalidTag as error:
+            raise WrongSettings(f"a sealed value at {'/'.join(place)} was changed or moved") from error
+
+    @staticmethod
+    def _associated_data(place: tuple[str, ...]) -> bytes:
+        return "\x00".join(place).encode()

@@ -1,0 +1,141 @@
+"""Generating, rotating and revoking credentials. The secret leaves here once; the database keeps its keyed hash."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from agentidp.agents.queries import lock_agent
+from agentidp.agents.rules import AgentNotActive, is_active
+from agentidp.core import limits
+from agentidp.core.errors import InvalidFields
+from agentidp.core.ids import new_id
+from agentidp.core.secrets import keyed_hash
+from agentidp.credentials.queries import count_active_credentials, lock_credential, to_credential
+from agentidp.credentials.rules import (
+    ClientSecret,
+    Credential,
+    CredentialAlreadyRevoked,
+    TooManyCredentials,
+    new_client_secret,
+    require_may_manage,
+)
+from agentidp.db.schema import credential_secrets, credentials
+from agentidp.db.unit import Tx
+
+_KEEP: Any = object()
+
+
+@dataclass(frozen=True, slots=True)
+class NewCredential:
+    """A credential with its secret, to be shown once."""
+
+    credential: Credential
+    secret: ClientSecret
+
+
+def generate_credential(tx: Tx, agent_id: str, secret_key: bytes, expires_at: int | None = None) -> NewCredential:
+    """Raises AgentNotFound, AgentNotActive, Forbidden, TooManyCredentials, InvalidFields (expiry in the past)."""
+    agent = _lock_manageable(tx, agent_id)
+    if not is_active(agent.status, agent.expires_at, tx.now):
+        raise AgentNotActive
+    _require_future(tx, expires_at)
+    if count_active_credentials(tx, agent_id) >= limits.ACTIVE_CREDENTIALS_PER_AGENT_MAX:
+        raise TooManyCredentials
+    credential_id, secret = new_id(tx.now), new_client_secret()
+    tx.run(
+        sa.insert(credentials).values(
+            organization_id=tx.caller.organization_id,
+            credential_id=credential_id,
+            agent_id=agent_id,
+            kind="secret",
+            hint=secret.hint,
+            expires_at=expires_at,
+            revision=1,
+            created_at=tx.now,
+        )
+    )
+    _store_secret(tx, credential_id, secret, secret_key)
+    tx.record("credential.generated", "credential", credential_id, agentId=agent_id, hint=secret.hint)
+    return NewCredential(to_credential(lock_credential(tx, agent_id, credential_id), agent.status, tx.now), secret)
+
+
+def rotate_credential(
+    tx: Tx, agent_id: str, credential_id: str, secret_key: bytes, *, overlap_seconds: int = 0, expires_at: int | None = _KEEP
+) -> NewCredential:
+    """A new secret; the old ones live for `overlap_seconds` more. Raises what `generate_credential` does, CredentialNotFound, CredentialAlreadyRevoked."""
+    agent = _lock_manageable(tx, agent_id)
+    row = lock_credential(tx, agent_id, credential_id)
+    if row.revoked_at is not None or agent.status == "decommissioned":
+        raise CredentialAlreadyRevoked
+    if not is_active(agent.status, agent.expires_at, tx.now):
+        raise AgentNotActive
+    columns: dict[str, Any] = {} if expires_at is _KEEP else {"expires_at": expires_at}
+    _require_future(tx, columns.get("expires_at"))
+    if "expires_at" not in columns and row.expires_at is not None and row.expires_at <= tx.now:
+        raise InvalidFields([("expiresAt", "the credential has expired; give it a new expiry, or null for none")])
+    secret = new_client_secret()
+    end = tx.now + overlap_seconds * 1000
+    old = sa.and_(credential_secrets.c.organization_id == tx.caller.organization_id, credential_secrets.c.credential_id == credential_id)
+    tx.run(sa.delete(credential_secrets).where(old, credential_secrets.c.valid_until <= tx.now))
+    tx.run(
+        sa.update(credential_secrets)
+        .where(old, sa.or_(credential_secrets.c.valid_until.is_(None), credential_secrets.c.valid_until > end))
+        .values(valid_until=end)
+    )
+    _store_secret(tx, credential_id, secret, secret_key)
+    _store(tx, credential_id, hint=secret.hint, **columns)
+    tx.record("credential.rotated", "credential", credential_id, agentId=agent_id, hint=secret.hint, overlapSeconds=overlap_seconds)
+    return NewCredential(to_credential(lock_credential(tx, agent_id, credential_id), agent.status, tx.now), secret)
+
+
+def revoke_credential(tx: Tx, agent_id: str, credential_id: str) -> None:
+    """The credential and the tokens issued with it are dead. Raises AgentNotFound, CredentialNotFound, CredentialAlreadyRevoked, Forbidden."""
+    agent = _lock_manageable(tx, agent_id)
+    row = lock_credential(tx, agent_id, credential_id)
+    if row.revoked_at is not None or agent.status == "decommissioned":
+        raise CredentialAlreadyRevoked
+    _store(tx, credential_id, revoked_at=tx.now)
+    tx.record("credential.revoked", "credential", credential_id, agentId=agent_id)
+
+
+def stamp_last_used(tx: Tx, organization_id: str, credential_id: str, last_used_at: int | None) -> None:
+    """Remember the use, at most once a minute: a row written at every token would be the slowest thing about it."""
+    if last_used_at is not None and tx.now - last_used_at < limits.LAST_USED_RESOLUTION_MS:
+        return
+    tx.run(
+        sa.update(credentials)
+        .where(credentials.c.organization_id == organization_id, credentials.c.credential_id == credential_id)
+        .values(last_used_at=tx.now)
+    )
+
+
+def _lock_manageable(tx: Tx, agent_id: str) -> sa.Row[Any]:
+    agent = lock_agent(tx, agent_id)
+    require_may_manage(tx.caller, agent_id, frozenset(agent.scopes.split()), "agents:write")
+    return agent
+
+
+def _store_secret(tx: Tx, credential_id: str, secret: ClientSecret, secret_key: bytes) -> None:
+    tx.run(
+        sa.insert(credential_secrets).values(
+            credential_key=secret.credential_key,
+            organization_id=tx.caller.organization_id,
+            credential_id=credential_id,
+            secret_hash=keyed_hash(secret_key, secret.text),
+            created_at=tx.now,
+        )
+    )
+
+
+def _store(tx: Tx, credential_id: str, **columns: object) -> None:
+    tx.run(
+        sa.update(credentials)
+        .where(credentials.c.organization_id == tx.caller.organization_id, credentials.c.credential_id == credential_id)
+        .values(**columns, revision=credentials.c.revision + 1)
+    )
+
+
+def _require_future(tx: Tx, expires_at: int | None) -> None:
+    if expires_at is not None and expires_at <= tx.now:
+        raise InvalidFields([("expiresAt", "must be in the future")])

@@ -1,0 +1,100 @@
+"""The form of a client secret, the states of a credential, and who may manage whose. Pure, but for `new_client_secret`.
+
+`aidp_sk_<16 characters: credential key>_<43 characters: 256 random bits>_<6 characters: CRC-32>`, base62. The key finds the row, so
+that exactly one comparison is made; the checksum lets scanners and the server drop typos without a look-up.
+"""
+
+import re
+import zlib
+from dataclasses import dataclass
+from secrets import randbits
+
+from agentidp.core.caller import OPERATOR_SCOPE, AuditEntry, Caller
+from agentidp.core.errors import Conflict, Forbidden, NotFound
+from agentidp.core.secrets import base62, random_base62
+
+_KEY_CHARACTERS, _SECRET_CHARACTERS, _CHECKSUM_CHARACTERS = 16, 43, 6
+_SECRET = re.compile(r"(aidp_sk_([0-9A-Za-z]{16})_[0-9A-Za-z]{43})_([0-9A-Za-z]{6})", re.ASCII)
+
+
+class CredentialNotFound(NotFound):
+    code = "CREDENTIAL_NOT_FOUND"
+    title = "The agent has no such credential."
+
+
+class CredentialAlreadyRevoked(Conflict):
+    code = "CREDENTIAL_ALREADY_REVOKED"
+    title = "The credential is revoked, which is final; generate a new one."
+
+
+class TooManyCredentials(Conflict):
+    title = "The agent has as many active credentials as it may have; revoke one first."
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """Instants are milliseconds. `status` is derived: a decommissioned agent's credentials are revoked."""
+
+    credential_id: str
+    client_id: str
+    kind: str
+    status: str
+    hint: str
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+    last_used_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSecret:
+    """A secret as it is shown, once; only its keyed hash is kept."""
+
+    text: str
+    credential_key: str
+
+    @property
+    def hint(self) -> str:
+        """Enough to recognise the secret, nothing to guess it by."""
+        return f"aidp_sk_{self.credential_key}_…"
+
+    def __repr__(self) -> str:
+        return f"ClientSecret({self.hint})"
+
+
+def new_client_secret() -> ClientSecret:
+    key = random_base62(_KEY_CHARACTERS)
+    body = f"aidp_sk_{key}_{base62(randbits(256), _SECRET_CHARACTERS)}"
+    return ClientSecret(f"{body}_{_checksum(body)}", key)
+
+
+def parse_client_secret(presented_secret: str) -> ClientSecret | None:
+    """The presented secret if it has the right form and checksum, which says nothing about its being right."""
+    match = _SECRET.fullmatch(presented_secret)
+    if match is None or _checksum(match[1]) != match[3]:
+        return None
+    return ClientSecret(presented_secret, match[2])
+
+
+def credential_status(*, revoked_at: int | None, expires_at: int | None, agent_status: str, now: int) -> str:
+    if revoked_at is not None or agent_status == "decommissioned":
+        return "revoked"
+    return "expired" if expires_at is not None and expires_at <= now else "active"
+
+
+def require_may_manage(caller: Caller, agent_id: str, agent_scopes: frozenset[str], scope: str) -> None:
+    """An agent manages its own credentials with any token; another's with `scope` and only when its token holds all that agent may do.
+
+    Otherwise whoever may write agents could take the identity of a more powerful one. Raises Forbidden.
+    """
+    if caller.agent_id == agent_id:
+        return
+    denied = AuditEntry("access.denied", "failure", "agent", agent_id, metadata={"requiredScope": scope})
+    if scope not in caller.scopes:
+        raise Forbidden(f"Managing another agent's credentials needs a token with scope {scope}.", scope=scope, audit=[denied])
+    if scope == "agents:write" and OPERATOR_SCOPE not in caller.scopes and agent_scopes - caller.scopes:
+        raise Forbidden("The agent may do more than your token may, so you cannot make credentials for it.", audit=[denied])
+
+
+def _checksum(body: str) -> str:
+    return base62(zlib.crc32(body.encode()), _CHECKSUM_CHARACTERS)

@@ -1,0 +1,125 @@
+"""PostgreSQL through asyncpg: a pool of connections, retries after serialization failures and deadlocks, and time limits on all of it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from agentidp.core import limits
+from agentidp.core.caller import Caller
+from agentidp.core.clock import Clock
+from agentidp.core.errors import Unavailable
+from agentidp.db.unit import Observer, Recorder, Tx, run_unit
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+_AGAIN = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected: nothing was done
+
+
+def connect(url: str) -> AsyncEngine:
+    """An engine for a `postgresql://` URL."""
+    return create_async_engine(
+        sa.make_url(url).set(drivername="postgresql+asyncpg"),
+        pool_size=limits.POSTGRES_POOL_SIZE,
+        max_overflow=0,
+        pool_timeout=limits.POSTGRES_POOL_WAIT_SECONDS,
+        pool_pre_ping=False,  # a round trip per unit; a broken connection is answered with a second attempt instead
+        connect_args={
+            "timeout": limits.POSTGRES_CONNECT_SECONDS,
+            "server_settings": {
+                "application_name": "agentidp",
+                "statement_timeout": str(limits.POSTGRES_STATEMENT_MS),
+                "idle_in_transaction_session_timeout": str(limits.UNIT_SECONDS_MAX * 1000),
+            },
+        },
+    )
+
+
+class PostgresDatabase:
+    """A pool of this process. Writers run at READ COMMITTED; actions lock the rows that they decide on (`SELECT … FOR UPDATE`)."""
+
+    dialect = "postgresql"
+
+    def __init__(self, url: str, clock: Clock, recorder: Recorder, observe: Observer = lambda *_: None) -> None:
+        self._engine = connect(url)
+        self._clock, self._recorder, self._observe = clock, recorder, observe
+        self._running = 0
+
+    async def write(self, action: Callable[Concatenate[Tx, P], T], caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        def unit(connection: sa.Connection) -> T:
+            return run_unit(Tx(connection, self._clock(), caller), self._recorder, lambda tx: action(tx, *args, **kwargs))
+
+        return await self._attempt("write", unit)
+
+    async def read(self, query: Callable[Concatenate[Tx, P], T], caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._attempt("read", lambda connection: query(Tx(connection, self._clock(), caller), *args, **kwargs))
+
+    def waiting(self) -> int:
+        return max(0, self._running - limits.POSTGRES_POOL_SIZE)
+
+    def active(self) -> int:
+        return min(self._running, limits.POSTGRES_POOL_SIZE)
+
+    def version(self) -> str:
+        return "PostgreSQL"
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    async def _attempt(self, kind: str, unit: Callable[[sa.Connection], T]) -> T:
+        if self._running >= limits.WRITE_QUEUE_MAX:
+            raise Unavailable("The database has more to do than it can take on right now; nothing was done.")
+        started = time.perf_counter()
+        self._running += 1
+        try:
+            async with asyncio.timeout(limits.UNIT_SECONDS_MAX):
+                return await self._until_settled(unit)
+        except (TimeoutError, OSError, sa.exc.TimeoutError) as error:
+            log.warning("the database did not answer", extra={"error": repr(error)})
+            raise Unavailable from error
+        except sa.exc.IntegrityError:
+            raise  # an action that expects one catches it; anything else is a fault of ours
+        except sa.exc.DBAPIError as error:
+            log.exception("a unit of work failed in the database")
+            raise Unavailable from error
+        finally:
+            self._running -= 1
+            self._observe(kind, time.perf_counter() - started)
+
+    async def _until_settled(self, unit: Callable[[sa.Connection], T]) -> T:
+        """Try again while nothing was done: after a serialization failure, a deadlock, or a connection lost before the commit was sent."""
+        for attempt in range(limits.WRITE_ATTEMPTS_MAX):
+            committing = False
+            try:
+                async with self._engine.connect() as connection:
+                    result = await connection.run_sync(unit)
+                    committing = True
+                    await connection.commit()
+                    return result
+            except sa.exc.DBAPIError as error:
+                state = getattr(error.orig, "sqlstate", None)
+                lost = error.connection_invalidated and not committing
+                if not (state in _AGAIN or lost) or attempt == limits.WRITE_ATTEMPTS_MAX - 1:
+                    raise
+                await asyncio.sleep(0.005 * 2**attempt)
+        raise AssertionError("the loop returns or raises")
+
+
+async def run_in_connection(url: str, work: Callable[[sa.Connection], T]) -> T:
+    """One transaction outside any pool, for migrations."""
+    engine = connect(url)
+    try:
+        async with engine.begin() as connection:
+            return await _run(connection, work)
+    finally:
+        await engine.dispose()
+
+
+async def _run(connection: AsyncConnection, work: Callable[[sa.Connection], T]) -> T:
+    return await connection.run_sync(work)

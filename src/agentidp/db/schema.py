@@ -1,0 +1,172 @@
+"""Every table of the product on one page, each with its owner: anyone may read a table, only its owner's slice writes it.
+
+Conventions: instants are milliseconds since the epoch (BIGINT); ids are UUIDv7 in lower case; primary keys begin with the
+organization, so that the tables can be distributed by it; `revision` counts the changes of a row. Sets of words (scopes,
+capabilities) are stored as OAuth stores them: sorted, separated by one space.
+"""
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+Id = sa.String(36).with_variant(postgresql.UUID(as_uuid=False), "postgresql")
+Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+Instant = sa.BigInteger
+
+
+def _organization_key() -> sa.Column[str]:
+    return sa.Column("organization_id", Id, sa.ForeignKey("organizations.organization_id"), primary_key=True)
+
+
+# owner: bootstrap. One row once the instance has been set up: its primary key makes a second set-up impossible.
+instance = sa.Table(
+    "instance",
+    metadata,
+    sa.Column("singleton", sa.SmallInteger, sa.CheckConstraint("singleton = 1", name="one_row"), primary_key=True, autoincrement=False),
+    sa.Column("operator_organization_id", Id, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+# owner: auth. Server-side secrets by name, sealed under the master key.
+server_secrets = sa.Table(
+    "server_secrets",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("sealed_value", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+# owner: auth. Every key that signs or signed; `published_until` is set when a key stops signing.
+signing_keys = sa.Table(
+    "signing_keys",
+    metadata,
+    sa.Column("key_id", sa.String(64), primary_key=True),
+    sa.Column("algorithm", sa.String(16), nullable=False),
+    sa.Column("status", sa.String(16), sa.CheckConstraint("status IN ('next', 'current', 'retired')", name="status"), nullable=False),
+    sa.Column("public_jwk", Json, nullable=False),
+    sa.Column("sealed_private_key", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("activated_at", Instant),
+    sa.Column("published_until", Instant),
+    # at most one key is next and one is current, whatever two processes do at once
+    sa.Index("uq_signing_keys_next", "status", unique=True, sqlite_where=sa.text("status = 'next'"), postgresql_where=sa.text("status = 'next'")),
+    sa.Index("uq_signing_keys_current", "status", unique=True, sqlite_where=sa.text("status = 'current'"), postgresql_where=sa.text("status = 'current'")),
+)
+
+# owner: organizations
+organizations = sa.Table(
+    "organizations",
+    metadata,
+    sa.Column("organization_id", Id, primary_key=True),
+    sa.Column("name", sa.String(100), nullable=False),
+    sa.Column("slug", sa.String(50), nullable=False, unique=True),
+    sa.Column("plan_tier", sa.String(16), sa.CheckConstraint("plan_tier IN ('free', 'pro', 'enterprise')", name="plan_tier"), nullable=False),
+    sa.Column("status", sa.String(16), sa.CheckConstraint("status IN ('active', 'suspended', 'deleted')", name="status"), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+)
+
+# owner: agents. `token_epoch` goes up when everything issued so far dies; tokens carry the epoch they were issued in.
+agents = sa.Table(
+    "agents",
+    metadata,
+    _organization_key(),
+    sa.Column("agent_id", Id, primary_key=True),
+    sa.Column("email", sa.String(254), nullable=False),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("description", sa.String(1024), nullable=False),
+    sa.Column("agent_type", sa.String(16), nullable=False),
+    sa.Column("version", sa.String(64), nullable=False),
+    sa.Column("capabilities", sa.Text, nullable=False),
+    sa.Column("owner", sa.String(128), nullable=False),
+    sa.Column("deployment_env", sa.String(16), nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("is_public", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Column("status", sa.String(16), sa.CheckConstraint("status IN ('active', 'suspended', 'decommissioned')", name="status"), nullable=False),
+    sa.Column("expires_at", Instant),
+    sa.Column("token_epoch", sa.Integer, nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+    sa.UniqueConstraint("organization_id", "email"),
+)
+
+# owner: credentials. What an agent proves itself with; the secret itself lives in `credential_secrets`.
+credentials = sa.Table(
+    "credentials",
+    metadata,
+    _organization_key(),
+    sa.Column("credential_id", Id, primary_key=True),
+    sa.Column("agent_id", Id, nullable=False),
+    sa.Column("kind", sa.String(16), sa.CheckConstraint("kind IN ('secret')", name="kind"), nullable=False),
+    sa.Column("hint", sa.String(64), nullable=False),
+    sa.Column("expires_at", Instant),
+    sa.Column("revoked_at", Instant),
+    sa.Column("last_used_at", Instant),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.ForeignKeyConstraint(["organization_id", "agent_id"], ["agents.organization_id", "agents.agent_id"]),
+    sa.Index("ix_credentials_agent", "organization_id", "agent_id", "credential_id"),
+)
+
+# owner: credentials. The directory by which a presented secret is found without knowing its organization.
+# `valid_until` is set by a rotation: both secrets live until then.
+credential_secrets = sa.Table(
+    "credential_secrets",
+    metadata,
+    sa.Column("credential_key", sa.String(16), primary_key=True),
+    sa.Column("organization_id", Id, nullable=False),
+    sa.Column("credential_id", Id, nullable=False),
+    sa.Column("secret_hash", sa.LargeBinary(32), nullable=False),
+    sa.Column("valid_until", Instant),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.ForeignKeyConstraint(["organization_id", "credential_id"], ["credentials.organization_id", "credentials.credential_id"]),
+    sa.Index("ix_credential_secrets_credential", "organization_id", "credential_id"),
+)
+
+# owner: tokens. Single tokens revoked before they expired; swept after that.
+revoked_tokens = sa.Table(
+    "revoked_tokens",
+    metadata,
+    _organization_key(),
+    sa.Column("token_id", Id, primary_key=True),
+    sa.Column("agent_id", Id, nullable=False),
+    sa.Column("revoked_at", Instant, nullable=False),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Index("ix_revoked_tokens_expires_at", "expires_at"),
+)
+
+# owner: ledger. What was done and what was refused, by whom; `seq` and the hashes are filled in when the event is sealed.
+audit_events = sa.Table(
+    "audit_events",
+    metadata,
+    _organization_key(),
+    sa.Column("event_id", Id, primary_key=True),
+    sa.Column("seq", sa.BigInteger),
+    sa.Column("agent_id", Id),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("outcome", sa.String(16), sa.CheckConstraint("outcome IN ('success', 'failure')", name="outcome"), nullable=False),
+    sa.Column("target_type", sa.String(32)),
+    sa.Column("target_id", sa.String(128)),
+    sa.Column("ip_address", sa.String(45)),
+    sa.Column("user_agent", sa.String(256)),
+    sa.Column("request_id", sa.String(128)),
+    sa.Column("metadata", Json, nullable=False),
+    sa.Column("timestamp", Instant, nullable=False),
+    sa.Column("previous_hash", sa.String(64)),
+    sa.Column("hash", sa.String(64)),
+    sa.Index("ix_audit_events_action", "organization_id", "action", "event_id"),
+    sa.Index("ix_audit_events_agent", "organization_id", "agent_id", "event_id"),
+    sa.Index("ix_audit_events_target", "organization_id", "target_id", "event_id"),
+    sa.Index("ix_audit_events_request", "organization_id", "request_id", "event_id"),
+)

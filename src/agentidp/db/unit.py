@@ -1,0 +1,96 @@
+"""The unit of work: what actions and queries are given, and what both engines promise about running it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from agentidp.core.caller import AuditEntry, Caller, Outcome
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Tx:
+    """One transaction as an action sees it. Only the engine commits; an action that raises leaves nothing behind.
+
+    An action may be called again after a serialization failure: it has no effect outside `connection`.
+    """
+
+    connection: sa.Connection
+    now: int
+    caller: Caller
+    entries: list[AuditEntry] = field(default_factory=list)
+
+    def run(self, statement: sa.Executable) -> sa.CursorResult[Any]:
+        return self.connection.execute(statement)  # type: ignore[return-value]  # Core statements give cursor results
+
+    def one(self, statement: sa.Executable) -> sa.Row[Any] | None:
+        """The first row, or None."""
+        return self.connection.execute(statement).first()
+
+    def all(self, statement: sa.Executable) -> list[sa.Row[Any]]:
+        return list(self.connection.execute(statement))
+
+    def insert_new(self, table: sa.Table, **values: object) -> bool:
+        """Insert a row unless its key is taken; returns whether it was inserted."""
+        insert = postgresql.insert if self.connection.dialect.name == "postgresql" else sqlite.insert
+        return self.run(insert(table).values(values).on_conflict_do_nothing()).rowcount == 1
+
+    def record(  # noqa: PLR0913 - the columns of an audit event that an action may choose
+        self,
+        action: str,
+        target_type: str | None = None,
+        target_id: str | None = None,
+        *,
+        outcome: Outcome = "success",
+        organization_id: str | None = None,
+        agent_id: str | None = None,
+        **metadata: object,
+    ) -> None:
+        """Leave an audit event in this transaction."""
+        self.entries.append(AuditEntry(action, outcome, target_type, target_id, organization_id, agent_id, metadata))
+
+
+Recorder = Callable[[Tx], None]
+Observer = Callable[[str, float], None]  # ("read" or "write", seconds)
+Unit = Callable[Concatenate[Tx, P], T]
+
+
+class Database(Protocol):
+    """Runs units of work. Every method raises `errors.Unavailable` when the database cannot answer in time; nothing was done then."""
+
+    dialect: str
+
+    async def read(self, query: Callable[Concatenate[Tx, P], T], caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a query in a read-only transaction."""
+        ...
+
+    async def write(self, action: Callable[Concatenate[Tx, P], T], caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run an action; when this returns, its effect and its audit events are durable."""
+        ...
+
+    def waiting(self) -> int:
+        """Units of work that wait for a connection or for the writer."""
+        ...
+
+    def active(self) -> int:
+        """Connections in use."""
+        ...
+
+    def version(self) -> str: ...
+
+    async def close(self) -> None:
+        """Finish what was accepted, then let go of the database."""
+        ...
+
+
+def run_unit(tx: Tx, recorder: Recorder, unit: Callable[[Tx], T]) -> T:
+    """The unit itself, then its audit events: the last statement before the commit, the same on both engines."""
+    result = unit(tx)
+    if tx.entries:
+        recorder(tx)
+    return result

@@ -1,0 +1,195 @@
+"""/health, /health/detailed and /metrics: what the process knows about itself and the database behind it.
+
+The database is looked at once a second in the background, so that a stalled one never delays an answer.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from agentidp import __version__
+from agentidp.auth.guard import PUBLIC, GuardedRoute, authenticate
+from agentidp.auth.instance import Instance, instance_of
+from agentidp.core import limits
+from agentidp.core.caller import OPERATOR_SCOPE, Caller
+from agentidp.core.errors import Forbidden, Unauthenticated
+from agentidp.core.http import JsonResponse, is_local
+from agentidp.core.operations import error_responses
+from agentidp.db.unit import Tx
+
+router = APIRouter(route_class=GuardedRoute)
+
+_LOCAL_OR_OPERATOR = {"x-scope": PUBLIC, "x-scope-note": "Only from this machine without a proxy; else with admin:orgs.", "security": [{}, {"bearer": []}]}
+Status = Literal["healthy", "degraded", "unreachable"]
+
+
+class Probe:
+    """The last look at the database."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._started = time.monotonic()
+        self._answered_at = float("-inf")
+        self._failed = False
+        self.latency_ms = 0.0
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Look once now, then every second until the block ends."""
+        await self._look()
+        task = asyncio.create_task(self._loop())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    @property
+    def uptime_seconds(self) -> int:
+        return int(time.monotonic() - self._started)
+
+    def status(self) -> Status:
+        """healthy: answered lately; degraded: late, or the last look failed; unreachable: silent for several looks."""
+        silence = time.monotonic() - self._answered_at
+        if silence > limits.PROBE_STALE_SECONDS:
+            return "unreachable"
+        return "degraded" if self._failed or silence > 2 * limits.PROBE_INTERVAL_SECONDS else "healthy"
+
+    async def _loop(self) -> None:
+        while True:
+            await asyncio.sleep(limits.PROBE_INTERVAL_SECONDS)
+            await self._look()
+
+    async def _look(self) -> None:
+        """One read and one empty write: the first finds a lost database, the second a full or locked one."""
+        started = time.monotonic()
+        nobody = Caller(organization_id="")
+        try:
+            async with asyncio.timeout(limits.PROBE_INTERVAL_SECONDS):
+                await self._instance.database.read(_select_one, nobody)
+                await self._instance.database.write(_select_one, nobody)
+        except Exception:  # noqa: BLE001 - whatever it was, the database did not answer
+            self._failed = True
+        else:
+            self._failed = False
+            self._answered_at = time.monotonic()
+            self.latency_ms = round((self._answered_at - started) * 1000, 3)
+
+
+def _select_one(tx: Tx) -> None:
+    tx.run(sa.select(sa.literal(1)))
+
+
+class Health(BaseModel):
+    """`ok` while every service is healthy."""
+
+    status: Literal["ok", "degraded"]
+    version: str
+    uptimeSeconds: int  # noqa: N815 - the name on the wire
+    services: dict[str, Status]
+
+
+class ServiceHealth(BaseModel):
+    """One dependency."""
+
+    status: Status
+    latencyMs: float = Field(description="Of the last look that was answered.")  # noqa: N815 - the name on the wire
+    version: str
+
+
+class DetailedHealth(BaseModel):
+    """Every dependency."""
+
+    status: Literal["ok", "degraded"]
+    version: str
+    uptimeSeconds: int  # noqa: N815 - the name on the wire
+    services: dict[str, ServiceHealth]
+
+
+@router.get(
+    "/health",
+    tags=["Health"],
+    operation_id="getHealth",
+    response_model=Health,
+    responses={503: {"model": Health, "description": "Degraded."}},
+    openapi_extra={"x-scope": PUBLIC, "security": []},
+)
+async def health(request: Request) -> Response:
+    """Whether this process can serve. Always answers at once."""
+    probe = _probe(request)
+    status = probe.status()
+    body = {
+        "status": "ok" if status == "healthy" else "degraded",
+        "version": __version__,
+        "uptimeSeconds": probe.uptime_seconds,
+        "services": {"database": status},
+    }
+    return JsonResponse(body, 200 if status == "healthy" else 503, headers={"Cache-Control": "no-store"})
+
+
+@router.get(
+    "/health/detailed",
+    tags=["Health"],
+    operation_id="getDetailedHealth",
+    response_model=DetailedHealth,
+    responses={
+        **error_responses([Unauthenticated, Forbidden]),
+        207: {"model": DetailedHealth, "description": "Degraded."},
+        503: {"model": DetailedHealth, "description": "Unreachable."},
+    },
+    openapi_extra=_LOCAL_OR_OPERATOR,
+)
+async def detailed(request: Request) -> Response:
+    """Each dependency with its latency: 200 all healthy, 207 some degraded, 503 some unreachable. From this machine, or with `admin:orgs`."""
+    await _require_local_or_operator(request)
+    instance, probe = instance_of(request), _probe(request)
+    status = probe.status()
+    body = {
+        "status": "ok" if status == "healthy" else "degraded",
+        "version": __version__,
+        "uptimeSeconds": probe.uptime_seconds,
+        "services": {"database": {"status": status, "latencyMs": probe.latency_ms, "version": instance.database.version()}},
+    }
+    code = {"healthy": 200, "degraded": 207, "unreachable": 503}[status]
+    return JsonResponse(body, code, headers={"Cache-Control": "no-store"})
+
+
+@router.get(
+    "/metrics",
+    tags=["Metrics"],
+    operation_id="getMetrics",
+    response_class=Response,
+    responses={
+        **error_responses([Unauthenticated, Forbidden]),
+        200: {"description": "The samples.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+    },
+    openapi_extra=_LOCAL_OR_OPERATOR,
+)
+async def metrics(request: Request) -> Response:
+    """Prometheus text format. From this machine, or with `admin:orgs`."""
+    await _require_local_or_operator(request)
+    instance = instance_of(request)
+    instance.metrics.pool_active.set(instance.database.active())
+    instance.metrics.pool_waiting.set(instance.database.waiting())
+    return Response(generate_latest(instance.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"})
+
+
+async def _require_local_or_operator(request: Request) -> None:
+    if not is_local(request):
+        await authenticate(request, OPERATOR_SCOPE)
+
+
+def _probe(request: Request) -> Probe:
+    probe: Any = request.scope["agentidp.probe"]
+    assert isinstance(probe, Probe)
+    return probe

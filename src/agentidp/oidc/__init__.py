@@ -1,0 +1,1 @@
+"""What verifiers and clients discover about this issuer, and what an agent can learn about itself."""

@@ -1,0 +1,1 @@
+"""Tenants. Everything else belongs to exactly one of them."""

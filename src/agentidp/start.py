@@ -1,0 +1,109 @@
+"""From settings to a running instance: master key, schema, server secrets, signing keys, first credential. Each step may be repeated."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from agentidp.auth.instance import Instance
+from agentidp.auth.keys import KeyStore, ensure_keys
+from agentidp.auth.server_secrets import CLIENT_SECRET_KEY, ensure_server_secret
+from agentidp.bootstrap import NOBODY, AlreadySetUp, FirstCredential, find_operator_organization, set_up_instance
+from agentidp.core.clock import Clock, system_clock
+from agentidp.core.config import FIRST_CREDENTIAL_FILE, MASTER_KEY_FILE, Settings
+from agentidp.core.errors import WrongSettings
+from agentidp.core.metrics import Metrics
+from agentidp.core.secrets import Sealer, new_master_key
+from agentidp.db.engine import database_url, open_database
+from agentidp.db.migrate import in_transaction, upgrade
+from agentidp.ledger.record import write_entries
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """`first` is there only when this start set the instance up."""
+
+    instance: Instance
+    first: FirstCredential | None
+
+
+async def start(settings: Settings, clock: Clock = system_clock) -> Started:
+    """Bring the database up to date and open it. Raises WrongSettings."""
+    sealer = load_sealer(settings)
+    url = database_url(settings)
+    try:
+        await in_transaction(url, upgrade)
+    except (sa.exc.DBAPIError, OSError) as error:
+        raise WrongSettings(f"database_url: the database cannot be opened: {_first_line(error)}") from error
+    metrics = Metrics()
+    database = open_database(url, clock, write_entries, metrics.observe_database)
+    instance = Instance(settings, database, KeyStore(database, sealer, clock), sealer, clock, metrics)
+    try:
+        instance.secret_key = await database.write(ensure_server_secret, NOBODY, sealer, CLIENT_SECRET_KEY)
+        await database.write(ensure_keys, NOBODY, sealer, settings.tokens.algorithm)
+        await instance.keys.reload()
+        first = await _set_up_once(instance)
+        organization_id = await database.read(find_operator_organization, NOBODY)
+    except BaseException:
+        await database.close()
+        raise
+    instance.operator_organization_id = organization_id or ""
+    return Started(instance, first)
+
+
+def load_sealer(settings: Settings) -> Sealer:
+    """The sealer under the master key of the settings, or of the 0600 file in the data folder, made on first use. Raises WrongSettings."""
+    if settings.master_key is not None:
+        return Sealer(settings.master_key.get_secret_value())
+    path = settings.data_dir / MASTER_KEY_FILE
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            write_private_file(path, new_master_key() + "\n")
+        except FileExistsError:
+            if path.stat().st_mode & 0o077:
+                raise WrongSettings(f"{path}: others may read the master key; run chmod 600 on it") from None
+        return Sealer(path.read_text("ascii"))
+    except (OSError, UnicodeError) as error:
+        raise WrongSettings(f"data_dir: {error}") from error
+
+
+def write_private_file(path: Path, text: str) -> None:
+    """Make a file that only its owner may read, durably. Raises FileExistsError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def first_credential_document(issuer: str, first: FirstCredential) -> dict[str, str]:
+    """What `init --json` prints and `first-credential.json` holds."""
+    return {
+        "issuer": issuer,
+        "organizationId": first.organization_id,
+        "agentId": first.agent_id,
+        "clientId": first.agent_id,
+        "clientSecret": first.client_secret,
+    }
+
+
+async def _set_up_once(instance: Instance) -> FirstCredential | None:
+    if await instance.database.read(find_operator_organization, NOBODY) is not None:
+        return None
+    path = instance.settings.data_dir / FIRST_CREDENTIAL_FILE
+    if path.exists():
+        raise WrongSettings(f"{path}: belongs to another database; move it away before an empty one is set up")
+    try:
+        first = await instance.database.write(set_up_instance, NOBODY, instance.secret_key)
+    except AlreadySetUp:
+        return None
+    instance.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_private_file(path, json.dumps(first_credential_document(instance.settings.issuer, first), indent=2) + "\n")
+    return first
+
+
+def _first_line(error: BaseException) -> str:
+    return str(getattr(error, "orig", error)).splitlines()[0]

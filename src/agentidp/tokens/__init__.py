@@ -1,0 +1,1 @@
+"""Issuing, introspecting and revoking tokens."""

@@ -1,0 +1,170 @@
+"""/token, /token/introspect, /token/revoke and /agents/{agentId}/revoke-tokens.
+
+The first three are plain ASGI endpoints served ahead of the framework: they parse their own form and answer in OAuth's shapes.
+"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from agentidp.agents.rules import AgentNotFound
+from agentidp.auth import guard
+from agentidp.auth.guard import GuardedRoute, OAuthRoute, write
+from agentidp.auth.instance import instance_of
+from agentidp.auth.jws import InvalidToken
+from agentidp.auth.jwt import VerifiedClaims, verify_access_token
+from agentidp.core.caller import AuditEntry, Caller
+from agentidp.core.errors import Invalid, InvalidScopes, Unauthenticated
+from agentidp.core.http import NO_STORE, JsonResponse
+from agentidp.core.operations import oauth, secured
+from agentidp.tokens import actions
+from agentidp.tokens.clients import Form, presented_client, read_form
+from agentidp.tokens.grants import GRANTS
+from agentidp.tokens.rules import InvalidClient, InvalidTarget, NotYourToken, UnauthorizedClient, UnsupportedGrantType
+
+router = APIRouter(prefix="/api/v1", tags=["Tokens"], route_class=GuardedRoute)
+oauth_router = APIRouter(prefix="/api/v1", tags=["Tokens"], route_class=OAuthRoute)
+
+
+class TokenRequest(BaseModel):
+    """The form of a token request. Parameters that are not listed are ignored."""
+
+    grant_type: str = Field(examples=["client_credentials"], json_schema_extra={"enum": sorted(GRANTS)})
+    client_id: str = Field("", description="The agent's id; not beside HTTP Basic.")
+    client_secret: str = Field("", description="The agent's secret; not beside HTTP Basic.", json_schema_extra={"format": "password"})
+    scope: str = Field("", description="Scopes separated by spaces; all allowed ones but admin:orgs when absent.", examples=["agents:read"])
+    resource: list[str] = Field([], description="Whom the token is for (RFC 8707); may be repeated.", examples=[["https://api.example.com"]])
+
+
+class TokenResponse(BaseModel):
+    """RFC 6749 section 5.1."""
+
+    access_token: str = Field(description="A JWT in the profile of RFC 9068.")
+    token_type: str = Field(examples=["Bearer"])
+    expires_in: int = Field(description="Seconds.", examples=[3600])
+    scope: str
+    id_token: str = Field("", description="When `openid` is among the scopes.")
+
+
+class TokenForm(BaseModel):
+    """The token to look at, and the client's own credentials unless it uses Basic or a bearer token."""
+
+    token: str
+    token_type_hint: str = Field("", description="Ignored: there is one kind of token.")
+    client_id: str = ""
+    client_secret: str = Field("", json_schema_extra={"format": "password"})
+
+
+class Introspection(BaseModel):
+    """RFC 7662 section 2.2; exactly `{"active": false}` for whatever is not a live token of your organization."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    active: bool
+    scope: str = ""
+    client_id: str = ""
+    token_type: str = ""
+    exp: int = 0
+    iat: int = 0
+    sub: str = ""
+    aud: str | list[str] = ""
+    iss: str = ""
+    jti: str = ""
+    organization_id: str = ""
+    credential_id: str = ""
+
+
+@oauth_router.post(
+    "/token",
+    operation_id="issueToken",
+    response_model=TokenResponse,
+    **oauth(TokenRequest, UnsupportedGrantType, InvalidScopes, InvalidTarget, UnauthorizedClient, InvalidClient, security=[{"basic": []}, {}]),
+)
+async def token(request: Request) -> Response:
+    """Get an access token. The client authenticates with HTTP Basic or in the form."""
+    form = await read_form(request)
+    if "grant_type" not in form:
+        raise Invalid("The parameter grant_type is missing.")
+    grant = GRANTS.get(form["grant_type"][0])
+    if grant is None:
+        raise UnsupportedGrantType
+    return JsonResponse(await grant(request, form), headers=NO_STORE)
+
+
+@oauth_router.post(
+    "/token/introspect",
+    operation_id="introspectToken",
+    response_model=Introspection,
+    **oauth(TokenForm, InvalidClient, UnauthorizedClient, NotYourToken, security=[{"bearer": []}, {"basic": []}, {}]),
+)
+async def introspect(request: Request) -> Response:
+    """Ask whether a token of your organization is active. Authenticate with a bearer token holding `tokens:read`, or as a client."""
+    form = await read_form(request)
+    presented = _required_token(form)
+    await _authenticate(request, form, "tokens:read")
+    claims = await _verified(request, presented)
+    if not await write(request, actions.introspect_token, claims) or claims is None:
+        return JsonResponse({"active": False}, headers=NO_STORE)
+    shown = {name: claims.claims[name] for name in ("scope", "client_id", "exp", "iat", "sub", "aud", "iss", "jti", "organization_id", "credential_id")}
+    return JsonResponse({"active": True, "token_type": "Bearer", **shown}, headers=NO_STORE)
+
+
+@oauth_router.post(
+    "/token/revoke",
+    operation_id="revokeToken",
+    response_class=Response,
+    **oauth(TokenForm, InvalidClient, UnauthorizedClient, NotYourToken, security=[{"bearer": []}, {"basic": []}, {}], answer="Revoked, or nothing to revoke."),
+)
+async def revoke(request: Request) -> Response:
+    """Revoke a token: your own, or with `tokens:write` any of your organization's. Unknown and foreign tokens are answered alike."""
+    form = await read_form(request)
+    presented = _required_token(form)
+    await _authenticate(request, form, guard.ANY_TOKEN)
+    claims = await _verified(request, presented)
+    if claims is not None:
+        await write(request, actions.revoke_token, claims)
+    return Response(status_code=200, headers=NO_STORE)
+
+
+@router.post(
+    "/agents/{agentId}/revoke-tokens", status_code=204, operation_id="revokeAgentTokens", **secured("agents:write", AgentNotFound)
+)
+async def revoke_all(request: Request, agent_id: Annotated[str, Path(alias="agentId", description="The agent's id.")]) -> Response:
+    """Kill every token issued to the agent so far. It may ask for new ones."""
+    await write(request, actions.revoke_all_tokens, agent_id)
+    return Response(status_code=204)
+
+
+async def _authenticate(request: Request, form: Form, scope: str) -> Caller:
+    """A bearer token with the scope, or the client itself. Raises Unauthenticated, Forbidden, InvalidClient, UnauthorizedClient."""
+    if request.headers.get("authorization", "").lower().startswith("bearer"):
+        if "client_secret" in form:
+            raise Invalid("Authenticate either with a bearer token or as a client, not both.")
+        return await guard.authenticate(request, scope)
+    client = presented_client(request, form)
+    instance = instance_of(request)
+    if client is None:
+        entry = AuditEntry("auth.failed", "failure", metadata={"reason": "no authentication"})
+        raise Unauthenticated("Authenticate with a bearer token or as a client.", audit=[entry], headers=guard.challenge(instance))
+    origin = guard.origin(request)
+    caller = await guard.read(request, actions.authenticate_caller, client.client_id, client.presented_secret, instance.secret_key, origin)
+    request.scope["agentidp.caller"] = caller
+    return caller
+
+
+def _required_token(form: Form) -> str:
+    if "token" not in form:
+        raise Invalid("The parameter token is missing.")
+    return form["token"][0]
+
+
+async def _verified(request: Request, presented: str) -> VerifiedClaims | None:
+    """The claims of an unexpired access token of ours, whoever it was issued to; None for anything else."""
+    instance = instance_of(request)
+    try:
+        return await verify_access_token(presented, instance.keys, issuer=instance.settings.issuer, now=instance.clock())
+    except InvalidToken:
+        return None
