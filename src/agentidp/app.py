@@ -44,15 +44,26 @@ ROUTERS: tuple[APIRouter, ...] = (
 )
 ROUTES: tuple[APIRoute, ...] = tuple(route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute))
 
+
+def methods_of(route: APIRoute) -> list[str]:
+    return sorted(route.methods or ())
+
+
 access_log = logging.getLogger("agentidp.access")
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,%d}" % limits.REQUEST_ID_CHARACTERS_MAX, re.ASCII)
+_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{limits.REQUEST_ID_CHARACTERS_MAX}}}", re.ASCII)
 _SECURITY_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY")]
 _OAUTH_PREFIX = "/api/v1/token"
 
 
-def create_app(settings: Settings, clock: Clock = system_clock, on_start: Callable[[Started], None] = lambda _: None) -> ASGIApp:
-    """The whole server as one ASGI application. Its lifespan opens and closes the database; `on_start` sees what it found."""
-    app: ASGIApp = Edge(settings, clock, on_start)
+def create_app(
+    settings: Settings,
+    clock: Clock = system_clock,
+    *,
+    on_start: Callable[[Started], None] = lambda _: None,
+    on_failure: Callable[[BaseException], None] = lambda _: None,
+) -> ASGIApp:
+    """The whole server as one ASGI application. Its lifespan opens and closes the database; `on_start` and `on_failure` see how that went."""
+    app: ASGIApp = Edge(settings, clock, on_start, on_failure)
     if settings.cors.origins:
         app = CORSMiddleware(
             app,
@@ -70,9 +81,9 @@ class Edge:
     OAuth endpoints are served straight from here; everything else goes through the framework.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, on_start: Callable[[Started], None]) -> None:
-        self._settings, self._clock, self._on_start = settings, clock, on_start
-        self._oauth = {(next(iter(route.methods)), route.path): route for route in ROUTES if isinstance(route, OAuthRoute)}
+    def __init__(self, settings: Settings, clock: Clock, on_start: Callable[[Started], None], on_failure: Callable[[BaseException], None]) -> None:
+        self._settings, self._clock, self._on_start, self._on_failure = settings, clock, on_start, on_failure
+        self._oauth = {(method, route.path): route for route in ROUTES if isinstance(route, OAuthRoute) for method in methods_of(route)}
         self._framework = _framework()
         self._openapi = documents.build_openapi(list(ROUTES), settings.issuer)
         self._instance: Instance
@@ -102,9 +113,10 @@ class Edge:
             async with self.running():
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
-        except Exception as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            raise
+        except Exception as error:  # noqa: BLE001 - the server is told, and whoever started it
+            self._on_failure(error)
+            await send({"type": "lifespan.startup.failed", "message": ""})
+            return
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,10 +172,10 @@ def _framework() -> FastAPI:
     return app
 
 
-async def _unrouted(request: Request, error: HTTPException) -> Response:
+async def _unrouted(request: Request, _: HTTPException) -> Response:
     """No route took the request: 405 with every method that the path knows, or 404."""
     path = request.scope["path"]
-    allowed = sorted({method for route in ROUTES if route.path_regex.match(path) for method in route.methods})
+    allowed = sorted({method for route in ROUTES if route.path_regex.match(path) for method in methods_of(route)})
     problem: Problem = MethodNotAllowed(headers={"Allow": ", ".join(allowed)}) if allowed else NotFound()
     return render(problem, oauth=path.startswith(_OAUTH_PREFIX))
 

@@ -50,12 +50,12 @@ async def _loop(instance: Instance) -> None:
 
 async def keep_house(instance: Instance) -> None:
     """One round: a key for the configured algorithm, expired revocations away, the gauge of expiring credentials."""
-    algorithm = instance.settings.tokens.algorithm
+    tokens = instance.settings.tokens
+    algorithm = tokens.algorithm
     operator = Caller(instance.operator_organization_id)
     await instance.database.write(ensure_keys, operator, instance.sealer, algorithm)
-    if await instance.database.read(is_rotation_due, operator, algorithm):
-        lifetime = instance.settings.tokens.lifetime_seconds
-        await instance.database.write(rotate_keys, operator, instance.sealer, algorithm, lifetime_seconds=lifetime)
+    if await instance.database.read(is_rotation_due, operator, algorithm, rotation_days=tokens.rotation_days):
+        await instance.database.write(rotate_keys, operator, instance.sealer, algorithm, lifetime_seconds=tokens.lifetime_seconds)
         await instance.keys.reload()
     while await instance.database.write(sweep_revoked_tokens, operator) >= limits.SWEEP_ROWS_MAX:
         pass

@@ -64,7 +64,13 @@ Scopes = Annotated[
 ]
 Description = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
 AgentPath = Annotated[str, Path(alias="agentId", description="The agent's id.", examples=["0198c5a2-7d1e-7c3a-9f00-5b1d2e3f4a5b"])]
-_ABSENT: Any = Field(default_factory=lambda: None)  # optional without being nullable; `exclude_unset` tells it apart
+
+
+def _absent() -> Any:
+    return None
+
+
+_ABSENT: Any = Field(default_factory=_absent)  # optional without being nullable; `exclude_unset` tells it apart
 
 
 class AgentResource(Resource):
@@ -98,7 +104,7 @@ class AgentRegistration(RequestBody):
     capabilities: Capabilities
     owner: Line128 = Field(examples=["talent-team"])
     deployment_env: DeploymentEnv
-    name: Line128 = Field(default_factory=lambda: None, description="Default: the local part of the email.", examples=["Screener 1"])
+    name: Line128 = Field(default_factory=_absent, description="Default: the local part of the email.", examples=["Screener 1"])
     description: Description = ""
     scopes: Scopes = Field(default_factory=lambda: sorted(DEFAULT_SCOPES), description=f"Default: {to_text(DEFAULT_SCOPES)}.")
     is_public: bool = False
@@ -145,9 +151,7 @@ async def register(request: Request, body: AgentRegistration) -> AgentResource:
 @router.get("", operation_id="listAgents", **secured("agents:read"))
 async def list_(request: Request, parameters: Annotated[AgentListParameters, Query()]) -> Page[AgentResource]:
     """List the organization's agents, newest first."""
-    wanted = AgentFilter(
-        parameters.owner, parameters.agent_type, parameters.status, parameters.deployment_env, parameters.capability, parameters.q
-    )
+    wanted = AgentFilter(parameters.owner, parameters.agent_type, parameters.status, parameters.deployment_env, parameters.capability, parameters.q)
     page = await read(request, queries.list_agents, wanted, page_request(parameters.limit, parameters.page, parameters.cursor))
     now = instance_of(request).clock()
     data = [AgentResource.model_validate(queries.to_agent(row, now)) for row in page.rows]
@@ -160,9 +164,7 @@ async def get(request: Request, agent_id: AgentPath) -> AgentResource:
     return AgentResource.model_validate(await read(request, queries.get_agent, agent_id))
 
 
-@router.patch(
-    "/{agentId}", operation_id="updateAgent", **secured("agents:write", AgentNotFound, AgentAlreadyDecommissioned, InvalidScopes, body=True)
-)
+@router.patch("/{agentId}", operation_id="updateAgent", **secured("agents:write", AgentNotFound, AgentAlreadyDecommissioned, InvalidScopes, body=True))
 async def update(request: Request, agent_id: AgentPath, body: AgentPatch) -> AgentResource:
     """Change an agent. Suspending or decommissioning it kills every token it holds at once."""
     patch = body.model_dump(exclude_unset=True)

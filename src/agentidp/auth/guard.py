@@ -32,7 +32,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PUBLIC: Final = "public"
-ANY_TOKEN: Final = "any token"
+ANY_TOKEN: Final = "any token"  # noqa: S105 - not a secret
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE | re.ASCII)
 
 
@@ -123,7 +123,7 @@ def _record(tx: Tx, entries: Sequence[AuditEntry]) -> None:
 
 def internal_error(request: Request, *, oauth: bool) -> Response:
     """Call it while handling the exception: its text goes to the log, the client gets the request id."""
-    log.exception("unhandled error", extra={"request_id": origin(request).request_id, "path": request.url.path})
+    log.exception("unhandled error", extra={"request_id": origin(request).request_id, "path": request.url.path})  # noqa: LOG004 - callers are in their except block
     return render(Problem(details={"requestId": origin(request).request_id}), oauth=oauth)
 
 
@@ -135,7 +135,7 @@ class GuardedRoute(APIRoute):
         scope: str = (self.openapi_extra or {})["x-scope"]
         queries = _query_names(self.dependant)
         has_body = self.body_field is not None
-        merge_patch = "PATCH" in self.methods
+        merge_patch = "PATCH" in (self.methods or ())
 
         async def guarded(request: Request) -> Response:
             request.scope["agentidp.route"] = self.path_format
@@ -175,8 +175,10 @@ def _query_names(dependant: Dependant) -> set[str]:
     names: set[str] = set()
     for field in dependant.query_params:
         model = field.field_info.annotation
-        is_model = isinstance(model, type) and issubclass(model, BaseModel)
-        names |= {info.alias or name for name, info in model.model_fields.items()} if is_model else {field.alias}
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            names |= {info.alias or name for name, info in model.model_fields.items()}
+        else:
+            names.add(field.alias)
     return names.union(*(_query_names(child) for child in dependant.dependencies))
 
 

@@ -56,7 +56,7 @@ def parse_unverified(text: str) -> UnverifiedToken:
         raise InvalidToken("header too long")
     header, payload = _parse_object(raw_header, "header"), _parse_object(raw_payload, "payload")
     if refused := _REFUSED_HEADERS & header.keys():
-        raise InvalidToken(f"header parameter {sorted(refused)[0]} is not accepted")
+        raise InvalidToken(f"header parameter {min(refused)} is not accepted")
     if not isinstance(header.get("alg"), str) or not isinstance(header.get("kid", ""), str):
         raise InvalidToken("alg and kid must be strings")
     return UnverifiedToken(header, payload, text.rpartition(".")[0].encode(), signature)

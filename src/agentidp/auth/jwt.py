@@ -61,9 +61,7 @@ async def verify_access_token(unverified_token: str, keys: KeyStore, *, issuer: 
 
 def _checked(claims: Mapping[str, Any], key_id: str, issuer: str, now_seconds: int) -> VerifiedClaims:
     """Claims are checked even though we signed them: a key may outlive a release that wrote other claims."""
-    organization_id, agent_id, credential_id, token_id = (
-        _id(claims, name) for name in ("organization_id", "sub", "credential_id", "jti")
-    )
+    organization_id, agent_id, credential_id, token_id = (_id(claims, name) for name in ("organization_id", "sub", "credential_id", "jti"))
     issued_at, expires_at, epoch = (_integer(claims, name) for name in ("iat", "exp", "epoch"))
     audience, scope = claims.get("aud"), claims.get("scope")
     audience = (audience,) if isinstance(audience, str) else tuple(audience) if isinstance(audience, list) else ()
@@ -77,9 +75,7 @@ def _checked(claims: Mapping[str, Any], key_id: str, issuer: str, now_seconds: i
         raise InvalidToken("expired")
     if issued_at > now_seconds + limits.ISSUED_AT_LEEWAY_SECONDS:
         raise InvalidToken("issued in the future")
-    return VerifiedClaims(
-        organization_id, agent_id, credential_id, token_id, key_id, epoch, frozenset(scope.split()), audience, issued_at, expires_at, claims
-    )
+    return VerifiedClaims(organization_id, agent_id, credential_id, token_id, key_id, epoch, frozenset(scope.split()), audience, issued_at, expires_at, claims)
 
 
 def _id(claims: Mapping[str, Any], name: str) -> str:

@@ -21,6 +21,9 @@ from agentidp.core.secrets import Sealer
 from agentidp.db.schema import signing_keys
 from agentidp.db.unit import Database, Tx
 
+_NOBODY = Caller(organization_id="")
+_DAY_MS = 24 * 3600 * 1000
+
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
@@ -72,9 +75,6 @@ class KeyStore:
         return sorted({key.algorithm for key in self._keys.values()})
 
 
-_NOBODY = Caller(organization_id="")
-
-
 def list_keys(tx: Tx, sealer: Sealer, *, include_unpublished: bool = False) -> list[SigningKey]:
     """Published keys, oldest first; with `include_unpublished`, all that ever were."""
     published = sa.or_(signing_keys.c.published_until.is_(None), signing_keys.c.published_until > tx.now)
@@ -99,10 +99,12 @@ def ensure_keys(tx: Tx, sealer: Sealer, algorithm: Algorithm) -> bool:
     return changed
 
 
-def is_rotation_due(tx: Tx, algorithm: Algorithm) -> bool:
-    """Whether the setting names another algorithm than the current key has, and the next key has been published long enough to sign."""
+def is_rotation_due(tx: Tx, algorithm: Algorithm, *, rotation_days: int) -> bool:
+    """Whether the current key is too old (`rotation_days`, 0: never) or not of the configured algorithm, and the next key may sign."""
     keys = {row.status: row for row in tx.all(sa.select(signing_keys).where(signing_keys.c.status != "retired"))}
-    return keys["current"].algorithm != algorithm and keys["next"].algorithm == algorithm and _wait_ms(keys["next"], tx.now) == 0
+    current, following = keys["current"], keys["next"]
+    too_old = rotation_days > 0 and tx.now - current.activated_at >= rotation_days * _DAY_MS
+    return (too_old or current.algorithm != algorithm) and following.algorithm == algorithm and _wait_ms(following, tx.now) == 0
 
 
 def rotate_keys(tx: Tx, sealer: Sealer, algorithm: Algorithm, *, lifetime_seconds: int, at_once: bool = False) -> str:
@@ -117,9 +119,7 @@ def rotate_keys(tx: Tx, sealer: Sealer, algorithm: Algorithm, *, lifetime_second
         raise Conflict(f"Verifiers may not know the next key before {wait // 1000 + 1} s from now; wait, or use --at-once if the current key is compromised.")
     overlap_ms = (lifetime_seconds + limits.JWKS_MAX_AGE_SECONDS) * 1000
     _retire(tx, current.key_id, published_until=tx.now + overlap_ms)
-    tx.run(
-        sa.update(signing_keys).where(signing_keys.c.key_id == following.key_id).values(status="current", activated_at=tx.now)
-    )
+    tx.run(sa.update(signing_keys).where(signing_keys.c.key_id == following.key_id).values(status="current", activated_at=tx.now))
     _insert(tx, sealer, algorithm, "next")
     tx.record("key.rotated", "key", following.key_id, previousKeyId=current.key_id, atOnce=at_once)
     return str(following.key_id)
@@ -159,11 +159,7 @@ def _insert(tx: Tx, sealer: Sealer, algorithm: Algorithm, status: str) -> None:
 
 
 def _retire(tx: Tx, key_id: str, *, published_until: int) -> None:
-    tx.run(
-        sa.update(signing_keys)
-        .where(signing_keys.c.key_id == key_id)
-        .values(status="retired", published_until=published_until)
-    )
+    tx.run(sa.update(signing_keys).where(signing_keys.c.key_id == key_id).values(status="retired", published_until=published_until))
 
 
 def _from_row(row: sa.Row[Any], sealer: Sealer) -> SigningKey:

@@ -37,9 +37,7 @@ def require_grantable(asked: frozenset[str], held: frozenset[str]) -> None:
     if unknown := asked - _KNOWN:
         raise InvalidScopes(f"There is no scope {to_text(unknown)}.", details={"unknown": sorted(unknown)})
     if missing := asked - held:
-        raise InvalidScopes(
-            f"Your token does not hold {to_text(missing)}, so it cannot grant it.", details={"missing": sorted(missing)}
-        )
+        raise InvalidScopes(f"Your token does not hold {to_text(missing)}, so it cannot grant it.", details={"missing": sorted(missing)})
 
 
 def granted_scopes(requested: str | None, allowed: frozenset[str]) -> frozenset[str]:

@@ -7,7 +7,7 @@ import os
 import tomllib
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -41,6 +41,7 @@ class TokenSettings(_Section):
         le=limits.TOKEN_LIFETIME_SECONDS_MAX,
         description="Life of an access token in seconds; never beyond the credential's or the agent's own expiry.",
     )
+    rotation_days: int = Field(90, ge=0, le=3650, description="A server replaces its signing key by itself after this many days; 0: never.")
     default_audience: str | None = Field(
         None, description="`aud` of tokens asked for without `resource`; the issuer when absent.", examples=["https://api.example.com"]
     )
@@ -77,7 +78,7 @@ class Settings(BaseSettings):
         "development", description="`production` refuses an http issuer, a master key file and debug output."
     )
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(3000, description="Port to listen on; 0 takes a free one (development only).")
+    port: int = Field(3000, ge=1, le=65535, description="Port to listen on.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level that is logged.")
     trusted_proxies: tuple[Network, ...] = Field(
         (), description="Networks whose `X-Forwarded-For` is believed (right-most foreign hop).", examples=['["10.0.0.0/8"]']
@@ -102,8 +103,6 @@ class Settings(BaseSettings):
                 raise ValueError("master_key: must be set in production; a generated key file is for development only")
             if self.log_level == "debug":
                 raise ValueError("log_level: debug is not allowed in production")
-            if self.port == 0:
-                raise ValueError("port: must be fixed in production")
         return self
 
     @property
@@ -116,9 +115,11 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file (which arrives as keyword arguments)."""
+        del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
 
 

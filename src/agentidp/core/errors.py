@@ -46,9 +46,7 @@ class InvalidFields(Invalid):
 
     def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
         rows = [{"field": name, "message": message} for name, message in fields]
-        super().__init__(
-            "; ".join(f"{name}: {message}" for name, message in fields[:3]), details={"fields": rows}
-        )
+        super().__init__("; ".join(f"{name}: {message}" for name, message in fields[:3]), details={"fields": rows})
 
 
 class InvalidScopes(Invalid):

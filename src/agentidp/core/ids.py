@@ -4,8 +4,6 @@ import os
 import re
 import threading
 
-
-
 UUID_PATTERN = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _UUID = re.compile(UUID_PATTERN.strip("^$"), re.ASCII)
 _lock = threading.Lock()

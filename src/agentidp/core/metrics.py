@@ -13,9 +13,7 @@ class Metrics:
         self.tokens_issued = Counter("agentidp_tokens_issued", "Access tokens issued", registry=registry)
         self.agents_registered = Counter("agentidp_agents_registered", "Agents registered", registry=registry)
         self.requests = Counter("agentidp_http_requests", "Requests answered", ["method", "route", "status_code"], registry=registry)
-        self.request_seconds = Histogram(
-            "agentidp_http_request_duration_seconds", "Time to answer", ["method", "route"], buckets=_SECONDS, registry=registry
-        )
+        self.request_seconds = Histogram("agentidp_http_request_duration_seconds", "Time to answer", ["method", "route"], buckets=_SECONDS, registry=registry)
         self.database_seconds = Histogram(
             "agentidp_db_query_duration_seconds", "Time of one unit of work, waiting included", ["kind"], buckets=_SECONDS, registry=registry
         )

@@ -54,7 +54,7 @@ class Sealer:
             raw = base64.b64decode(master_key.strip() + "=" * (-len(master_key.strip()) % 4), altchars=b"-_", validate=True)
         except ValueError:
             raw = b""
-        if len(raw) != MASTER_KEY_BYTES or len(set(raw)) < 8:  # noqa: PLR2004 - a key of few distinct bytes was typed, not drawn
+        if len(raw) != MASTER_KEY_BYTES or len(set(raw)) < 8:
             raise WrongSettings("master_key: must be 32 random bytes in base64url; `agentidp keys master` prints a fresh one")
         self._cipher = AESGCM(raw)
         self.key_id = hashlib.sha256(b"agentidp master key id" + raw).hexdigest()[:8]

@@ -104,9 +104,7 @@ def stamp_last_used(tx: Tx, organization_id: str, credential_id: str, last_used_
     if last_used_at is not None and tx.now - last_used_at < limits.LAST_USED_RESOLUTION_MS:
         return
     tx.run(
-        sa.update(credentials)
-        .where(credentials.c.organization_id == organization_id, credentials.c.credential_id == credential_id)
-        .values(last_used_at=tx.now)
+        sa.update(credentials).where(credentials.c.organization_id == organization_id, credentials.c.credential_id == credential_id).values(last_used_at=tx.now)
     )
 
 

@@ -91,9 +91,7 @@ def authenticate_client(tx: Tx, client_id: str, presented_secret: str, secret_ke
         return AuthenticationFailure(f"{status} credential" if status != "active" else "rotated secret", *owner)
     expiries = [instant for instant in (row.expires_at, row.agent_expires_at) if instant is not None]
     is_active = row.status == "active" and row.organization_status == "active" and (row.agent_expires_at is None or row.agent_expires_at > tx.now)
-    return Authenticated(
-        *owner, row.credential_id, is_active, frozenset(row.scopes.split()), row.token_epoch, min(expiries, default=None), row.last_used_at
-    )
+    return Authenticated(*owner, row.credential_id, is_active, frozenset(row.scopes.split()), row.token_epoch, min(expiries, default=None), row.last_used_at)
 
 
 def _by_secret(credential_key: str, *, lock: bool) -> sa.Select[Any]:

@@ -62,7 +62,7 @@ signing_keys = sa.Table(
     sa.Index("uq_signing_keys_current", "status", unique=True, sqlite_where=sa.text("status = 'current'"), postgresql_where=sa.text("status = 'current'")),
 )
 
-# owner: organizations
+# owner: organizations. The tenants.
 organizations = sa.Table(
     "organizations",
     metadata,

@@ -159,22 +159,21 @@ class SqliteDatabase:
                 self._write_batch(batch)
 
     def _write_batch(self, batch: list[_Job]) -> None:
-        answers: list[tuple[_Job, Any, BaseException | None]] = []
+        answers: list[tuple[_Job, Any, BaseException | None]]
         try:
             with self._writer_engine.begin() as connection:
-                for job in batch:
-                    answers.append((job, *self._in_savepoint(connection, job)))
+                answers = [(job, *self._in_savepoint(connection, job)) for job in batch]
         except Exception as error:  # the commit failed: nothing of the batch happened
             log.exception("a commit failed", extra={"units": len(batch)})
             refusal = Unavailable()
             refusal.__cause__ = error
             answers = [(job, None, refusal) for job in batch]
-        for job, result, error in answers:
+        for job, result, failure in answers:
             try:
-                if error is None:
+                if failure is None:
                     job.future.set_result(result)
                 else:
-                    job.future.set_exception(error)
+                    job.future.set_exception(failure)
             except InvalidStateError:  # the caller is gone; what was done is done
                 pass
 
@@ -205,7 +204,9 @@ def lock_file(path: Path) -> int:
     except OSError as error:
         holder = os.read(descriptor, 20).decode(errors="replace").strip()
         os.close(descriptor)
-        raise WrongSettings(f"{path} is in use by process {holder or '?'}; an SQLite database serves one process: stop that one first, or use PostgreSQL") from error
+        raise WrongSettings(
+            f"{path} is in use by process {holder or '?'}; an SQLite database serves one process: stop that one first, or use PostgreSQL"
+        ) from error
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, str(os.getpid()).encode(), 0)
     return descriptor

@@ -26,7 +26,7 @@ class Tx:
     entries: list[AuditEntry] = field(default_factory=list)
 
     def run(self, statement: sa.Executable) -> sa.CursorResult[Any]:
-        return self.connection.execute(statement)  # type: ignore[return-value]  # Core statements give cursor results
+        return self.connection.execute(statement)
 
     def one(self, statement: sa.Executable) -> sa.Row[Any] | None:
         """The first row, or None."""
@@ -40,7 +40,7 @@ class Tx:
         insert = postgresql.insert if self.connection.dialect.name == "postgresql" else sqlite.insert
         return self.run(insert(table).values(values).on_conflict_do_nothing()).rowcount == 1
 
-    def record(  # noqa: PLR0913 - the columns of an audit event that an action may choose
+    def record(
         self,
         action: str,
         target_type: str | None = None,

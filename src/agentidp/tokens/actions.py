@@ -21,9 +21,7 @@ def authenticate(tx: Tx, client_id: str, presented_secret: str, secret_key: byte
     """The active agent behind the secret. Raises InvalidClient or UnauthorizedClient, each with its audit event."""
     client = authenticate_client(tx, client_id, presented_secret, secret_key, lock=lock)
     if isinstance(client, AuthenticationFailure):
-        entry = AuditEntry(
-            "auth.failed", "failure", organization_id=client.organization_id, agent_id=client.agent_id, metadata={"reason": client.reason}
-        )
+        entry = AuditEntry("auth.failed", "failure", organization_id=client.organization_id, agent_id=client.agent_id, metadata={"reason": client.reason})
         raise InvalidClient(audit=[entry])
     if not client.is_active:
         raise UnauthorizedClient(audit=[_refused(client, "agent or organization is not active")])
@@ -123,6 +121,4 @@ def sweep_revoked_tokens(tx: Tx) -> int:
 
 
 def _refused(client: Authenticated, reason: str, **metadata: object) -> AuditEntry:
-    return AuditEntry(
-        "access.denied", "failure", "credential", client.credential_id, client.organization_id, client.agent_id, {"reason": reason, **metadata}
-    )
+    return AuditEntry("access.denied", "failure", "credential", client.credential_id, client.organization_id, client.agent_id, {"reason": reason, **metadata})

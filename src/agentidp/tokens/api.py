@@ -32,7 +32,7 @@ oauth_router = APIRouter(prefix="/api/v1", tags=["Tokens"], route_class=OAuthRou
 class TokenRequest(BaseModel):
     """The form of a token request. Parameters that are not listed are ignored."""
 
-    grant_type: str = Field(examples=["client_credentials"], json_schema_extra={"enum": sorted(GRANTS)})
+    grant_type: str = Field(examples=["client_credentials"], json_schema_extra={"enum": [*sorted(GRANTS)]})
     client_id: str = Field("", description="The agent's id; not beside HTTP Basic.")
     client_secret: str = Field("", description="The agent's secret; not beside HTTP Basic.", json_schema_extra={"format": "password"})
     scope: str = Field("", description="Scopes separated by spaces; all allowed ones but admin:orgs when absent.", examples=["agents:read"])
@@ -129,9 +129,7 @@ async def revoke(request: Request) -> Response:
     return Response(status_code=200, headers=NO_STORE)
 
 
-@router.post(
-    "/agents/{agentId}/revoke-tokens", status_code=204, operation_id="revokeAgentTokens", **secured("agents:write", AgentNotFound)
-)
+@router.post("/agents/{agentId}/revoke-tokens", status_code=204, operation_id="revokeAgentTokens", **secured("agents:write", AgentNotFound))
 async def revoke_all(request: Request, agent_id: Annotated[str, Path(alias="agentId", description="The agent's id.")]) -> Response:
     """Kill every token issued to the agent so far. It may ask for new ones."""
     await write(request, actions.revoke_all_tokens, agent_id)

@@ -1,0 +1,94 @@
+"""`agentidp db upgrade|check|backup`"""
+
+import asyncio
+import json as json_module
+import os
+import sqlite3
+from pathlib import Path
+
+import sqlalchemy as sa
+from cyclopts import App
+
+from agentidp.cli.settings import Config, Json
+from agentidp.core.config import load
+from agentidp.core.errors import Problem
+from agentidp.db.engine import database_url
+from agentidp.db.migrate import HEAD, in_transaction, revision_of, run_alembic
+from agentidp.db.migrate import upgrade as upgrade_schema
+
+app = App(name="db", help="Database: upgrade, check, backup.")
+
+
+@app.command
+def upgrade(*, config: Config = None) -> None:
+    """Bring the schema to this release; `serve` does the same when it starts.
+
+    Examples
+    --------
+    agentidp db upgrade
+    """
+    print(f"{asyncio.run(in_transaction(database_url(load(config)), upgrade_schema))}: revision {HEAD}")
+
+
+@app.command
+def check(*, config: Config = None, json: Json = False) -> None:
+    """Check that the schema is this release's and that the file is sound. Exit code 1 if not.
+
+    Examples
+    --------
+    agentidp db check --json
+    """
+
+    def work(connection: sa.Connection) -> dict[str, object]:
+        found: dict[str, object] = {"engine": connection.dialect.name, "revision": revision_of(connection), "expected": HEAD}
+        if connection.dialect.name == "sqlite":
+            found["integrity"] = connection.exec_driver_sql("PRAGMA integrity_check").scalar()
+            found["brokenReferences"] = len(connection.exec_driver_sql("PRAGMA foreign_key_check").all())
+        return found
+
+    url = database_url(load(config))
+    _require_file(url)
+    found = asyncio.run(in_transaction(url, work))
+    print(json_module.dumps(found) if json else "\n".join(f"{name:<17} {value}" for name, value in found.items()))
+    if found["revision"] != HEAD:
+        raise Problem("the schema is not this release's; run: agentidp db upgrade")
+    if found.get("integrity", "ok") != "ok" or found.get("brokenReferences", 0):
+        raise Problem("the database is damaged; restore a backup")
+    asyncio.run(in_transaction(url, lambda connection: run_alembic(connection, "check")))
+
+
+@app.command
+def backup(target: Path, *, config: Config = None) -> None:
+    """Copy a live SQLite database to TARGET, complete and consistent; a server may run meanwhile. The file is made readable for its owner only.
+
+    Keep the master key elsewhere: without it the copy is of no use to anybody, you included. On PostgreSQL use pg_dump.
+
+    Examples
+    --------
+    agentidp db backup /var/backups/agentidp.db
+    """
+    url = database_url(load(config))
+    if url.drivername != "sqlite":
+        raise Problem("this is for SQLite; back PostgreSQL up with: pg_dump --format=custom --file=TARGET DATABASE_URL")
+    _require_file(url)
+    if target.exists():
+        raise Problem(f"{target} exists; give another name")
+    partial = target.with_name(target.name + ".partial")
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    source = sqlite3.connect(f"file:{url.database}?mode=ro", uri=True)
+    copy = sqlite3.connect(partial)
+    try:
+        source.backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE")
+    finally:
+        copy.close()
+        source.close()
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.rename(target)
+    print(f"{target}: {target.stat().st_size} bytes")
+
+
+def _require_file(url: sa.URL) -> None:
+    if url.drivername == "sqlite" and not Path(url.database or "").exists():
+        raise Problem(f"there is no database at {url.database}; `agentidp init` makes one")
