@@ -18,7 +18,8 @@ from agentidp.core.metrics import Metrics
 from agentidp.core.secrets import Sealer, new_master_key
 from agentidp.db.engine import database_url, open_database
 from agentidp.db.migrate import in_transaction, upgrade
-from agentidp.ledger.record import write_entries
+from agentidp.ledger.ledger import Ledger
+from agentidp.ledger.writers import LedgerWriters
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
     except (sa.exc.DBAPIError, OSError) as error:
         raise WrongSettings(f"database_url: the database cannot be opened: {_first_line(error)}") from error
     metrics = Metrics()
-    database = open_database(url, clock, write_entries, metrics.observe_database)
-    instance = Instance(settings, database, KeyStore(database, sealer, clock), sealer, clock, metrics)
+    database = open_database(url, clock, LedgerWriters(), metrics.observe_database)
+    instance = Instance(settings, database, KeyStore(database, sealer, clock), Ledger(database), sealer, clock, metrics)
     try:
         instance.secret_key = await database.write(ensure_server_secret, NOBODY, sealer, CLIENT_SECRET_KEY)
         await database.write(ensure_keys, NOBODY, sealer, settings.tokens.algorithm)

@@ -43,6 +43,7 @@ def register_agent(tx: Tx, new: NewAgent) -> Agent:
         tx.run(sa.insert(agents).values(row))
     except sa.exc.IntegrityError as error:  # somebody else was quicker
         raise AgentAlreadyExists from error
+    tx.count("agentsRegistered")
     tx.record("agent.created", "agent", agent_id, email=new.email, scopes=sorted(new.scopes))
     return get_agent(tx, agent_id)
 

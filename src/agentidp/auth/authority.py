@@ -1,36 +1,39 @@
-"""Is a token that we once signed still good? Reads what every revocation writes; if it cannot be read, the answer is never yes."""
+"""Is a token that we once signed still good? Decided on a snapshot, confirmed by the ledger's commit; if it cannot be had, the answer is never yes."""
 
-import sqlalchemy as sa
-
+from agentidp.auth.instance import Instance
 from agentidp.auth.jwt import VerifiedClaims
-from agentidp.db.schema import agents, credentials, organizations, revoked_tokens, signing_keys
-from agentidp.db.unit import Tx
+from agentidp.core.errors import Problem
+from agentidp.ledger.entries import Entry, Event, Snapshot, Verdict
 
 
-def is_alive(tx: Tx, token: VerifiedClaims) -> bool:
-    """Whether organization, agent, credential, signing key and the token itself are all in force at `tx.now`."""
-    query = (
-        sa.select(agents.c.token_epoch)
-        .join(organizations, organizations.c.organization_id == agents.c.organization_id)
-        .join(
-            credentials,
-            sa.and_(
-                credentials.c.organization_id == agents.c.organization_id,
-                credentials.c.agent_id == agents.c.agent_id,
-                credentials.c.credential_id == token.credential_id,
-            ),
-        )
-        .join(signing_keys, signing_keys.c.key_id == token.key_id)
-        .where(
-            agents.c.organization_id == token.organization_id,
-            agents.c.agent_id == token.agent_id,
-            agents.c.status == "active",
-            organizations.c.status == "active",
-            credentials.c.revoked_at.is_(None),
-            sa.or_(agents.c.expires_at.is_(None), agents.c.expires_at > tx.now),
-            sa.or_(signing_keys.c.published_until.is_(None), signing_keys.c.published_until > tx.now),
-            ~sa.exists().where(revoked_tokens.c.organization_id == token.organization_id, revoked_tokens.c.token_id == token.token_id),
-        )
-    )
-    row = tx.one(query)
-    return row is not None and row.token_epoch == token.epoch
+class TokenIsDead(Problem):
+    """Raised and caught between here and whoever asked; never shown."""
+
+
+async def is_alive(
+    instance: Instance,
+    token: VerifiedClaims,
+    *,
+    meter: str | None = None,
+    event: Event | None = None,
+) -> bool:
+    """Whether organization, agent, credential, signing key and the token itself are all in force.
+
+    The question is itself an entry of the ledger: what it counts and records is durable when the answer arrives. Raises Unavailable.
+    """
+
+    def decide(snapshot: Snapshot | None) -> tuple[Entry, None]:
+        if snapshot is None or not _in_force(snapshot, token, instance.clock()):
+            raise TokenIsDead
+        entry = Entry(snapshot, meter, event, token_id=token.token_id, key_id=token.key_id)
+        return entry, None
+
+    try:
+        entry, _ = await instance.ledger.settle(lambda: instance.ledger.snapshots.find(token.organization_id, token.credential_id), decide, lambda _: None)
+    except TokenIsDead:
+        return False
+    return entry.verdict is Verdict.RECORDED
+
+
+def _in_force(snapshot: Snapshot, token: VerifiedClaims, now: int) -> bool:
+    return snapshot.is_active(now) and snapshot.revoked_at is None and snapshot.agent_id == token.agent_id and snapshot.token_epoch == token.epoch

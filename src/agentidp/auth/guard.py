@@ -74,7 +74,7 @@ async def authenticate(request: Request, scope: str) -> Caller:
     except InvalidToken as error:
         raise _bad_token(instance, str(error), None) from error
     caller = _caller(token, origin(request))
-    if not await instance.database.read(is_alive, caller, token):
+    if not await is_alive(instance, token, meter="apiCalls"):
         raise _bad_token(instance, "revoked, or the agent is not active", token)
     request.scope["agentidp.caller"] = caller
     request.scope["agentidp.token"] = token

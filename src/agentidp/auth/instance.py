@@ -10,6 +10,7 @@ from agentidp.core.config import Settings
 from agentidp.core.metrics import Metrics
 from agentidp.core.secrets import Sealer
 from agentidp.db.unit import Database
+from agentidp.ledger.ledger import Ledger
 
 
 @dataclass(slots=True)
@@ -19,6 +20,7 @@ class Instance:
     settings: Settings
     database: Database
     keys: KeyStore
+    ledger: Ledger
     sealer: Sealer
     clock: Clock
     metrics: Metrics

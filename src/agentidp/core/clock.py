@@ -9,6 +9,8 @@ from agentidp.core import limits
 
 Clock = Callable[[], int]
 
+_DAY_MS = 24 * 3600 * 1000
+
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})",
     re.ASCII,
@@ -18,6 +20,11 @@ _RFC3339 = re.compile(
 def system_clock() -> int:
     """The wall clock, in milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
+
+
+def seconds_to_midnight(instant: int) -> int:
+    """Whole seconds until the next midnight UTC, at least 1: when the counters of a day begin again."""
+    return (_DAY_MS - instant % _DAY_MS + 999) // 1000
 
 
 def to_rfc3339(instant: int) -> str:

@@ -40,6 +40,7 @@ PAGE_LIMIT_DEFAULT: Final = 20
 AUDIT_PAGE_LIMIT_MAX: Final = 200
 AUDIT_PAGE_LIMIT_DEFAULT: Final = 50
 OFFSET_ROWS_MAX: Final = 10_000  # offset pages and `total` end here; cursors do not
+SNAPSHOTS_MAX: Final = 100_000  # cached credentials, about 700 bytes each
 LAST_USED_RESOLUTION_MS: Final = 60_000  # a credential's lastUsedAt is written at most once a minute
 TIMESTAMP_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the end of RFC 3339
 

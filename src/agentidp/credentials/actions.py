@@ -56,6 +56,7 @@ def generate_credential(tx: Tx, agent_id: str, secret_key: bytes, expires_at: in
         )
     )
     _store_secret(tx, credential_id, secret, secret_key)
+    tx.count("credentialsGenerated")
     tx.record("credential.generated", "credential", credential_id, agentId=agent_id, hint=secret.hint)
     return NewCredential(to_credential(lock_credential(tx, agent_id, credential_id), agent.status, tx.now), secret)
 
@@ -97,15 +98,6 @@ def revoke_credential(tx: Tx, agent_id: str, credential_id: str) -> None:
         raise CredentialAlreadyRevoked
     _store(tx, credential_id, revoked_at=tx.now)
     tx.record("credential.revoked", "credential", credential_id, agentId=agent_id)
-
-
-def stamp_last_used(tx: Tx, organization_id: str, credential_id: str, last_used_at: int | None) -> None:
-    """Remember the use, at most once a minute: a row written at every token would be the slowest thing about it."""
-    if last_used_at is not None and tx.now - last_used_at < limits.LAST_USED_RESOLUTION_MS:
-        return
-    tx.run(
-        sa.update(credentials).where(credentials.c.organization_id == organization_id, credentials.c.credential_id == credential_id).values(last_used_at=tx.now)
-    )
 
 
 def _lock_manageable(tx: Tx, agent_id: str) -> sa.Row[Any]:

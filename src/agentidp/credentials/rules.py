@@ -4,6 +4,7 @@
 that exactly one comparison is made; the checksum lets scanners and the server drop typos without a look-up.
 """
 
+import hmac
 import re
 import zlib
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from secrets import randbits
 from agentidp.core.caller import OPERATOR_SCOPE, AuditEntry, Caller
 from agentidp.core.errors import Conflict, Forbidden, NotFound
 from agentidp.core.secrets import base62, random_base62
+from agentidp.ledger.entries import SecretSnapshot
 
 _KEY_CHARACTERS, _SECRET_CHARACTERS, _CHECKSUM_CHARACTERS = 16, 43, 6
 _SECRET = re.compile(r"(aidp_sk_([0-9A-Za-z]{16})_[0-9A-Za-z]{43})_([0-9A-Za-z]{6})", re.ASCII)
@@ -80,6 +82,27 @@ def credential_status(*, revoked_at: int | None, expires_at: int | None, agent_s
     if revoked_at is not None or agent_status == "decommissioned":
         return "revoked"
     return "expired" if expires_at is not None and expires_at <= now else "active"
+
+
+def refusal_reason(stored: SecretSnapshot | None, presented_hash: bytes, client_id: str, now: int) -> str | None:
+    """Why this secret does not authenticate this client, None when it does. For the audit trail only: clients get one answer for all.
+
+    The same comparison is made whether or not the secret is known.
+    """
+    matches = hmac.compare_digest(presented_hash, stored.secret_hash if stored is not None else bytes(len(presented_hash)))
+    if stored is None:
+        return "unknown secret"
+    credential = stored.credential
+    if not matches:
+        return "wrong secret"
+    if credential.agent_id != client_id:
+        return "secret of another client"
+    status = credential_status(revoked_at=credential.revoked_at, expires_at=credential.expires_at, agent_status=credential.agent_status, now=now)
+    if status != "active":
+        return f"{status} credential"
+    if stored.valid_until is not None and stored.valid_until <= now:
+        return "rotated secret"
+    return None
 
 
 def require_may_manage(caller: Caller, agent_id: str, agent_scopes: frozenset[str], scope: str) -> None:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from agentidp.core.clock import Clock
 from agentidp.core.config import DATABASE_FILE, Settings
 from agentidp.core.errors import WrongSettings
-from agentidp.db.unit import Database, Observer, Recorder
+from agentidp.db.unit import Database, Ledger, Observer
 
 
 def database_url(settings: Settings) -> sa.URL:
@@ -25,14 +25,14 @@ def database_url(settings: Settings) -> sa.URL:
     raise WrongSettings("database_url: must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST/DATABASE")
 
 
-def open_database(url: sa.URL, clock: Clock, recorder: Recorder, observe: Observer = lambda *_: None) -> Database:
+def open_database(url: sa.URL, clock: Clock, ledger: Ledger, observe: Observer = lambda *_: None) -> Database:
     """The database that the URL names. The driver of the other one is not imported."""
     if url.drivername == "sqlite":
         from agentidp.db.sqlite import SqliteDatabase  # noqa: PLC0415 - only what is used is loaded: cold start
 
-        return SqliteDatabase(Path(url.database or ""), clock, recorder, observe)
+        return SqliteDatabase(Path(url.database or ""), clock, ledger, observe)
     try:
         from agentidp.db.postgres import PostgresDatabase  # noqa: PLC0415 - see above
     except ImportError as error:
         raise WrongSettings("database_url: PostgreSQL needs the extra: pip install 'agentidp[postgres]'") from error
-    return PostgresDatabase(url.render_as_string(hide_password=False), clock, recorder, observe)
+    return PostgresDatabase(url.render_as_string(hide_password=False), clock, ledger, observe)

@@ -1,11 +1,13 @@
 """PostgreSQL through asyncpg: a pool of connections, retries after serialization failures and deadlocks, and time limits on all of it."""
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import asyncpg
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -13,7 +15,7 @@ from agentidp.core import limits
 from agentidp.core.caller import Caller
 from agentidp.core.clock import Clock
 from agentidp.core.errors import Unavailable
-from agentidp.db.unit import Observer, Recorder, Tx, run_unit
+from agentidp.db.unit import Ledger, Observer, Tx, run_unit
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,7 +28,7 @@ def connect(url: str) -> AsyncEngine:
     """An engine for a `postgresql://` URL."""
     return create_async_engine(
         sa.make_url(url).set(drivername="postgresql+asyncpg"),
-        pool_size=limits.POSTGRES_POOL_SIZE,
+        pool_size=limits.POSTGRES_POOL_SIZE + 1,  # one of them is the ledger's,
         max_overflow=0,
         pool_timeout=limits.POSTGRES_POOL_WAIT_SECONDS,
         pool_pre_ping=False,  # a round trip per unit; a broken connection is answered with a second attempt instead
@@ -46,22 +48,37 @@ class PostgresDatabase:
 
     dialect = "postgresql"
 
-    def __init__(self, url: str, clock: Clock, recorder: Recorder, observe: Observer = lambda *_: None) -> None:
+    def __init__(self, url: str, clock: Clock, ledger: Ledger, observe: Observer = lambda *_: None) -> None:
         self._engine = connect(url)
-        self._clock, self._recorder, self._observe = clock, recorder, observe
+        self._clock, self._ledger, self._observe = clock, ledger, observe
         self._running = 0
+        self._pending: list[tuple[Any, asyncio.Future[None]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._ledger_connection: AsyncConnection | None = None
 
     async def write(self, action: Callable[Concatenate[Tx, P], T], caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
         def unit(connection: sa.Connection) -> T:
-            return run_unit(Tx(connection, self._clock(), caller), self._recorder, lambda tx: action(tx, *args, **kwargs))
+            return run_unit(Tx(connection, self._clock(), caller), self._ledger, lambda tx: action(tx, *args, **kwargs))
 
-        return await self._attempt("write", unit)
+        return await self._attempt("write", lambda connection: connection.run_sync(unit))
 
     async def read(self, query: Callable[Concatenate[Tx, P], T], caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self._attempt("read", lambda connection: query(Tx(connection, self._clock(), caller), *args, **kwargs))
+        def unit(connection: sa.Connection) -> T:
+            return query(Tx(connection, self._clock(), caller), *args, **kwargs)
+
+        return await self._attempt("read", lambda connection: connection.run_sync(unit))
+
+    def append(self, entry: Any) -> asyncio.Future[None]:
+        if len(self._pending) >= limits.WRITE_QUEUE_MAX:
+            raise Unavailable("The database has more to do than it can take on right now; nothing was done.")
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.append((entry, future))
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush())
+        return future
 
     def waiting(self) -> int:
-        return max(0, self._running - limits.POSTGRES_POOL_SIZE)
+        return len(self._pending) + max(0, self._running - limits.POSTGRES_POOL_SIZE)
 
     def active(self) -> int:
         return min(self._running, limits.POSTGRES_POOL_SIZE)
@@ -70,9 +87,70 @@ class PostgresDatabase:
         return "PostgreSQL"
 
     async def close(self) -> None:
+        if self._flusher is not None:
+            await asyncio.wait([self._flusher])
+        if self._ledger_connection is not None:
+            await self._ledger_connection.close()
         await self._engine.dispose()
 
-    async def _attempt(self, kind: str, unit: Callable[[sa.Connection], T]) -> T:
+    async def _flush(self) -> None:
+        """While entries wait: everything that waits becomes one transaction. While it commits, the next batch gathers."""
+        while self._pending:
+            batch = self._pending[: limits.WRITE_BATCH_MAX]
+            del self._pending[: len(batch)]
+            try:
+                async with asyncio.timeout(limits.UNIT_SECONDS_MAX):
+                    await self._write_batch([entry for entry, _ in batch])
+                failure = None
+            except Exception as error:
+                log.exception("a commit failed", extra={"units": len(batch)})
+                failure = Unavailable()
+                failure.__cause__ = error
+                await self._drop_ledger_connection()
+            for _, future in batch:
+                if future.done():  # the caller is gone
+                    continue
+                if failure is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(failure)
+        self._flusher = None
+
+    async def _write_batch(self, entries: list[Any]) -> None:
+        """One transaction straight through the driver, on a connection that is kept. Again while nothing was done, as `_until_settled`."""
+        for attempt in range(limits.WRITE_ATTEMPTS_MAX):
+            committing = False
+            try:
+                driver = await self._ledger_driver()
+                transaction = driver.transaction()
+                await transaction.start()
+                await self._ledger.write_postgres(driver, self._clock(), entries)
+                committing = True
+                await transaction.commit()
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                lost = not isinstance(error, asyncpg.PostgresError) or isinstance(error, asyncpg.PostgresConnectionError | asyncpg.AdminShutdownError)
+                again = getattr(error, "sqlstate", None) in _AGAIN or (lost and not committing)
+                await self._drop_ledger_connection()
+                if not again or attempt == limits.WRITE_ATTEMPTS_MAX - 1:
+                    raise
+                await asyncio.sleep(0.005 * 2**attempt)
+            else:
+                return
+
+    async def _ledger_driver(self) -> Any:
+        if self._ledger_connection is None:
+            self._ledger_connection = await self._engine.connect()
+        return (await self._ledger_connection.get_raw_connection()).driver_connection
+
+    async def _drop_ledger_connection(self) -> None:
+        """After a failure its state is anybody's guess."""
+        connection, self._ledger_connection = self._ledger_connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                await connection.invalidate()
+                await connection.close()
+
+    async def _attempt(self, kind: str, unit: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         if self._running >= limits.WRITE_QUEUE_MAX:
             raise Unavailable("The database has more to do than it can take on right now; nothing was done.")
         started = time.perf_counter()
@@ -92,13 +170,13 @@ class PostgresDatabase:
             self._running -= 1
             self._observe(kind, time.perf_counter() - started)
 
-    async def _until_settled(self, unit: Callable[[sa.Connection], T]) -> T:
+    async def _until_settled(self, unit: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Try again while nothing was done: after a serialization failure, a deadlock, or a connection lost before the commit was sent."""
         for attempt in range(limits.WRITE_ATTEMPTS_MAX):
             committing = False
             try:
                 async with self._engine.connect() as connection:
-                    result = await connection.run_sync(unit)
+                    result = await unit(connection)
                     committing = True
                     await connection.commit()
                     return result

@@ -71,6 +71,8 @@ organizations = sa.Table(
     sa.Column("slug", sa.String(50), nullable=False, unique=True),
     sa.Column("plan_tier", sa.String(16), sa.CheckConstraint("plan_tier IN ('free', 'pro', 'enterprise')", name="plan_tier"), nullable=False),
     sa.Column("status", sa.String(16), sa.CheckConstraint("status IN ('active', 'suspended', 'deleted')", name="status"), nullable=False),
+    sa.Column("max_agents", sa.Integer),
+    sa.Column("max_tokens_per_day", sa.Integer),
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("updated_at", Instant, nullable=False),
@@ -112,7 +114,6 @@ credentials = sa.Table(
     sa.Column("hint", sa.String(64), nullable=False),
     sa.Column("expires_at", Instant),
     sa.Column("revoked_at", Instant),
-    sa.Column("last_used_at", Instant),
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
     sa.ForeignKeyConstraint(["organization_id", "agent_id"], ["agents.organization_id", "agents.agent_id"]),
@@ -146,11 +147,31 @@ revoked_tokens = sa.Table(
     sa.Index("ix_revoked_tokens_expires_at", "expires_at"),
 )
 
+# owner: ledger. When a credential was last used, to the minute; apart from `credentials`, whose rows the ledger share-locks.
+credential_uses = sa.Table(
+    "credential_uses",
+    metadata,
+    sa.Column("organization_id", Id, primary_key=True),
+    sa.Column("credential_id", Id, primary_key=True),
+    sa.Column("last_used_at", Instant, nullable=False),
+)
+
+# owner: ledger. How much an organization used on a UTC day (days since the epoch); updated once per batch.
+usage_counters = sa.Table(
+    "usage_counters",
+    metadata,
+    sa.Column("organization_id", Id, primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True),
+    sa.Column("meter", sa.String(32), primary_key=True),
+    sa.Column("count", sa.BigInteger, nullable=False),
+)
+
 # owner: ledger. What was done and what was refused, by whom; `seq` and the hashes are filled in when the event is sealed.
+# No foreign key: PostgreSQL would look the organization up for every event, and what is appended was read with its organization.
 audit_events = sa.Table(
     "audit_events",
     metadata,
-    _organization_key(),
+    sa.Column("organization_id", Id, primary_key=True),
     sa.Column("event_id", Id, primary_key=True),
     sa.Column("seq", sa.BigInteger),
     sa.Column("agent_id", Id),

@@ -5,6 +5,7 @@ A unit of work runs in its own savepoint; a batch is one transaction, synced onc
 """
 
 import asyncio
+import collections
 import fcntl
 import functools
 import logging
@@ -14,10 +15,10 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import sqlalchemy as sa
 
@@ -25,7 +26,7 @@ from agentidp.core import limits
 from agentidp.core.caller import Caller
 from agentidp.core.clock import Clock
 from agentidp.core.errors import Problem, Unavailable, WrongSettings
-from agentidp.db.unit import Observer, Recorder, Tx, run_unit
+from agentidp.db.unit import Ledger, Observer, Tx, run_unit
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,10 +36,25 @@ _NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p",
 
 
 @dataclass(slots=True)
-class _Job:
-    unit: Callable[[Tx], Any]
+class _Unit:
+    run: Callable[[Tx], Any]
     caller: Caller
-    future: Future[Any]
+
+
+class _Job:
+    """A unit of work or a ledger entry on its way through the writer thread. `take` succeeds once: for the writer, or for whoever gives up."""
+
+    __slots__ = ("_claim", "future", "submitted_at", "work")
+
+    def __init__(self, work: Any, future: asyncio.Future[Any], submitted_at: float) -> None:
+        self.work, self.future, self.submitted_at = work, future, submitted_at
+        self._claim = [True]
+
+    def take(self) -> bool:
+        try:
+            return self._claim.pop()  # atomic under the interpreter lock
+        except IndexError:
+            return False
 
 
 def connect(path: Path, *, readonly: bool = False) -> sa.Engine:
@@ -68,11 +84,14 @@ class SqliteDatabase:
 
     dialect = "sqlite"
 
-    def __init__(self, path: Path, clock: Clock, recorder: Recorder, observe: Observer = lambda *_: None) -> None:
+    def __init__(self, path: Path, clock: Clock, ledger: Ledger, observe: Observer = lambda *_: None) -> None:
         self._lock = lock_file(path)
-        self._clock, self._recorder, self._observe = clock, recorder, observe
+        self._clock, self._ledger, self._observe = clock, ledger, observe
         self._writer_engine, self._reader_engine = connect(path), connect(path, readonly=True)
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._outstanding: collections.deque[_Job] = collections.deque()  # in the order in which the writer answers
+        self._loop = asyncio.get_running_loop()
+        self._watch: asyncio.TimerHandle | None = None
         self._reading = 0
         self._closed = False
         self._readers = ThreadPoolExecutor(limits.SQLITE_READERS, thread_name_prefix="sqlite-reader")
@@ -80,20 +99,15 @@ class SqliteDatabase:
         self._writer.start()
 
     async def write(self, action: Callable[Concatenate[Tx, P], T], caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        if self._closed or self._jobs.qsize() >= limits.WRITE_QUEUE_MAX:
-            raise Unavailable("The database has more to do than it can take on right now; nothing was done.")
         started = time.perf_counter()
-        future: Future[T] = Future()
-        self._jobs.put(_Job(lambda tx: action(tx, *args, **kwargs), caller, future))
         try:
-            # shielded: the writer may already be at it, and its answer must find a live future
-            return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), limits.UNIT_SECONDS_MAX)
-        except TimeoutError as error:
-            if future.cancel():  # still in the queue: it will never run
-                raise Unavailable from error
-            raise Unavailable("The database did not answer in time; the outcome is unknown.") from error
+            # shielded: when the caller goes away, the writer may already be at it
+            return cast("T", await asyncio.shield(self._submit(_Unit(lambda tx: action(tx, *args, **kwargs), caller))))
         finally:
             self._observe("write", time.perf_counter() - started)
+
+    def append(self, entry: Any) -> asyncio.Future[None]:
+        return self._submit(entry)
 
     async def read(self, query: Callable[Concatenate[Tx, P], T], caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
         if self._closed or self._reading >= limits.READ_QUEUE_MAX:
@@ -101,7 +115,7 @@ class SqliteDatabase:
         started = time.perf_counter()
         self._reading += 1
         try:
-            work = asyncio.get_running_loop().run_in_executor(self._readers, functools.partial(self._read, lambda tx: query(tx, *args, **kwargs), caller))
+            work = self._loop.run_in_executor(self._readers, functools.partial(self._read, lambda tx: query(tx, *args, **kwargs), caller))
             return await asyncio.wait_for(work, limits.UNIT_SECONDS_MAX)
         except TimeoutError as error:
             raise Unavailable from error
@@ -110,7 +124,7 @@ class SqliteDatabase:
             self._observe("read", time.perf_counter() - started)
 
     def waiting(self) -> int:
-        return self._jobs.qsize()
+        return len(self._outstanding)
 
     def active(self) -> int:
         return self._reading
@@ -122,12 +136,50 @@ class SqliteDatabase:
         if self._closed:
             return
         self._closed = True
-        self._jobs.put(None)
+        self._queue.put(None)
         await asyncio.to_thread(self._writer.join)
+        await asyncio.sleep(0)  # the writer's last answers
         await asyncio.to_thread(self._readers.shutdown)
+        if self._watch is not None:
+            self._watch.cancel()
         self._reader_engine.dispose()
         self._writer_engine.dispose()
         os.close(self._lock)
+
+    def _submit(self, work: Any) -> asyncio.Future[Any]:
+        if self._closed or len(self._outstanding) >= limits.WRITE_QUEUE_MAX:
+            raise Unavailable("The database has more to do than it can take on right now; nothing was done.")
+        job = _Job(work, self._loop.create_future(), self._loop.time())
+        self._outstanding.append(job)
+        if self._watch is None:
+            self._watch = self._loop.call_later(limits.UNIT_SECONDS_MAX, self._give_up)
+        self._queue.put(job)
+        return job.future
+
+    def _give_up(self) -> None:
+        """Answer what has waited too long. One timer watches the whole queue: a timer for each job would cost more than the job."""
+        self._watch = None
+        now = self._loop.time()
+        for job in self._outstanding:
+            if now - job.submitted_at < limits.UNIT_SECONDS_MAX:
+                break
+            if not job.future.done():
+                taken = not job.take()
+                job.future.set_exception(Unavailable("The database did not answer in time; the outcome is unknown." if taken else None))
+        if self._outstanding:
+            wait = max(0.05, self._outstanding[0].submitted_at + limits.UNIT_SECONDS_MAX - now)
+            self._watch = self._loop.call_later(wait, self._give_up)
+
+    def _answer(self, answers: list[tuple[_Job, Any, BaseException | None]]) -> None:
+        """In the event loop: wake everybody who waited for a batch."""
+        for job, result, failure in answers:
+            self._outstanding.popleft()
+            if job.future.done():  # given up, or the caller is gone; what was done is done
+                continue
+            if failure is None:
+                job.future.set_result(result)
+            else:
+                job.future.set_exception(failure)
 
     def _read(self, unit: Callable[[Tx], T], caller: Caller) -> T:
         try:
@@ -142,45 +194,43 @@ class SqliteDatabase:
         last = False
         while not last:
             batch: list[_Job] = []
-            job = self._jobs.get()
+            job = self._queue.get()
             while True:
                 if job is None:
                     last = True
                     break
-                if job.future.set_running_or_notify_cancel():
-                    batch.append(job)
+                batch.append(job)
                 if len(batch) >= limits.WRITE_BATCH_MAX:
                     break
                 try:
-                    job = self._jobs.get_nowait()
+                    job = self._queue.get_nowait()
                 except queue.Empty:
                     break
             if batch:
-                self._write_batch(batch)
+                answers = self._write_batch(batch)
+                self._loop.call_soon_threadsafe(self._answer, answers)
 
-    def _write_batch(self, batch: list[_Job]) -> None:
-        answers: list[tuple[_Job, Any, BaseException | None]]
+    def _write_batch(self, batch: list[_Job]) -> list[tuple[_Job, Any, BaseException | None]]:
+        """One transaction: the units of work in the order they came, then all entries together. Returns the answers, in the batch's order."""
+        taken = [job for job in batch if job.take()]
         try:
             with self._writer_engine.begin() as connection:
-                answers = [(job, *self._in_savepoint(connection, job)) for job in batch]
+                answers = {id(job): self._in_savepoint(connection, job.work) for job in taken if isinstance(job.work, _Unit)}
+                entries = [job.work for job in taken if not isinstance(job.work, _Unit)]
+                if entries:
+                    driver = connection.connection.driver_connection
+                    assert isinstance(driver, sqlite3.Connection)
+                    self._ledger.write_sqlite(driver, self._clock(), entries)
         except Exception as error:  # the commit failed: nothing of the batch happened
-            log.exception("a commit failed", extra={"units": len(batch)})
-            refusal = Unavailable()
-            refusal.__cause__ = error
-            answers = [(job, None, refusal) for job in batch]
-        for job, result, failure in answers:
-            try:
-                if failure is None:
-                    job.future.set_result(result)
-                else:
-                    job.future.set_exception(failure)
-            except InvalidStateError:  # the caller is gone; what was done is done
-                pass
+            log.exception("a commit failed", extra={"units": len(taken)})
+            return [(job, None, _because(error)) for job in batch]
+        nothing = (None, None)
+        return [(job, *answers.get(id(job), nothing)) for job in batch]
 
-    def _in_savepoint(self, connection: sa.Connection, job: _Job) -> tuple[Any, BaseException | None]:
+    def _in_savepoint(self, connection: sa.Connection, work: _Unit) -> tuple[Any, BaseException | None]:
         savepoint = connection.begin_nested()
         try:
-            result = run_unit(Tx(connection, self._clock(), job.caller), self._recorder, job.unit)
+            result = run_unit(Tx(connection, self._clock(), work.caller), self._ledger, work.run)
         except sa.exc.OperationalError:
             raise  # the disk or the file: the whole batch is in doubt
         except Exception as error:  # noqa: BLE001 - whatever a unit raises belongs to its caller, not to the batch
@@ -190,6 +240,12 @@ class SqliteDatabase:
             return None, error
         savepoint.commit()
         return result, None
+
+
+def _because(error: BaseException) -> Unavailable:
+    refusal = Unavailable()
+    refusal.__cause__ = error
+    return refusal
 
 
 def lock_file(path: Path) -> int:

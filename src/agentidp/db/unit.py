@@ -1,6 +1,8 @@
 """The unit of work: what actions and queries are given, and what both engines promise about running it."""
 
-from collections.abc import Callable
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -24,6 +26,7 @@ class Tx:
     now: int
     caller: Caller
     entries: list[AuditEntry] = field(default_factory=list)
+    meters: dict[str, int] = field(default_factory=dict)
 
     def run(self, statement: sa.Executable) -> sa.CursorResult[Any]:
         return self.connection.execute(statement)
@@ -40,6 +43,10 @@ class Tx:
         insert = postgresql.insert if self.connection.dialect.name == "postgresql" else sqlite.insert
         return self.run(insert(table).values(values).on_conflict_do_nothing()).rowcount == 1
 
+    def count(self, meter: str) -> None:
+        """Add one to the organization's counter of today, in this transaction."""
+        self.meters[meter] = self.meters.get(meter, 0) + 1
+
     def record(
         self,
         action: str,
@@ -55,7 +62,22 @@ class Tx:
         self.entries.append(AuditEntry(action, outcome, target_type, target_id, organization_id, agent_id, metadata))
 
 
-Recorder = Callable[[Tx], None]
+class Ledger(Protocol):
+    """What the ledger gives to the engines, which know nothing of what it writes."""
+
+    def record(self, tx: Tx) -> None:
+        """Write the audit events and counts of one unit of work, as its last statements."""
+        ...
+
+    def write_sqlite(self, connection: sqlite3.Connection, now: int, batch: Sequence[Any]) -> None:
+        """Write a batch of entries in the transaction that is open on the connection."""
+        ...
+
+    async def write_postgres(self, connection: Any, now: int, batch: Sequence[Any]) -> None:
+        """The same on asyncpg; may be called again after a serialization failure."""
+        ...
+
+
 Observer = Callable[[str, float], None]  # ("read" or "write", seconds)
 Unit = Callable[Concatenate[Tx, P], T]
 
@@ -73,6 +95,13 @@ class Database(Protocol):
         """Run an action; when this returns, its effect and its audit events are durable."""
         ...
 
+    def append(self, entry: Any) -> "asyncio.Future[None]":
+        """Give an entry to the ledger's next batch; it is durable, and has its verdict, when the future is done.
+
+        Raises Unavailable at once when too much waits; the future raises it when the commit fails.
+        """
+        ...
+
     def waiting(self) -> int:
         """Units of work that wait for a connection or for the writer."""
         ...
@@ -88,9 +117,9 @@ class Database(Protocol):
         ...
 
 
-def run_unit(tx: Tx, recorder: Recorder, unit: Callable[[Tx], T]) -> T:
+def run_unit(tx: Tx, ledger: Ledger, unit: Callable[[Tx], T]) -> T:
     """The unit itself, then its audit events: the last statement before the commit, the same on both engines."""
     result = unit(tx)
-    if tx.entries:
-        recorder(tx)
+    if tx.entries or tx.meters:
+        ledger.record(tx)
     return result

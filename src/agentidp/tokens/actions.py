@@ -1,89 +1,79 @@
-"""Issuing, introspecting and revoking, each with its audit event in the same transaction."""
+"""Issuing, introspecting and revoking, each with its audit event in the same transaction.
 
+What is decided on a snapshot returns an entry for the ledger; what changes rows is a unit of work.
+"""
+
+import msgspec
 import sqlalchemy as sa
 
 from agentidp.agents import actions as agent_actions
-from agentidp.auth.authority import is_alive
 from agentidp.auth.jwt import VerifiedClaims
 from agentidp.auth.scopes import granted_scopes, to_text
 from agentidp.core import limits
 from agentidp.core.caller import OPERATOR_SCOPE, AuditEntry, Caller, Origin
 from agentidp.core.errors import InvalidScopes
 from agentidp.core.ids import new_id
-from agentidp.credentials.actions import stamp_last_used
-from agentidp.credentials.queries import Authenticated, AuthenticationFailure, authenticate_client
+from agentidp.credentials.rules import refusal_reason
 from agentidp.db.schema import revoked_tokens
 from agentidp.db.unit import Tx
+from agentidp.ledger.entries import Entry, Event, SecretSnapshot, Snapshot
 from agentidp.tokens.rules import InvalidClient, IssuedToken, NotYourToken, UnauthorizedClient, expiry
 
 
-def authenticate(tx: Tx, client_id: str, presented_secret: str, secret_key: bytes, *, lock: bool = False) -> Authenticated:
-    """The active agent behind the secret. Raises InvalidClient or UnauthorizedClient, each with its audit event."""
-    client = authenticate_client(tx, client_id, presented_secret, secret_key, lock=lock)
-    if isinstance(client, AuthenticationFailure):
-        entry = AuditEntry("auth.failed", "failure", organization_id=client.organization_id, agent_id=client.agent_id, metadata={"reason": client.reason})
-        raise InvalidClient(audit=[entry])
-    if not client.is_active:
-        raise UnauthorizedClient(audit=[_refused(client, "agent or organization is not active")])
-    return client
+def authenticate_client(stored: SecretSnapshot | None, presented_hash: bytes, client_id: str, now: int) -> Snapshot:
+    """The active agent behind the secret, as far as the snapshot goes. Raises InvalidClient or UnauthorizedClient, with its audit event."""
+    reason = refusal_reason(stored, presented_hash, client_id, now)
+    if stored is None:
+        raise InvalidClient(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": reason})])
+    if reason is not None:
+        agent = {"organization_id": stored.credential.organization_id, "agent_id": stored.credential.agent_id}
+        raise InvalidClient(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": reason}, **agent)])
+    if not stored.credential.is_active(now):
+        raise UnauthorizedClient(audit=[_refused(stored.credential, "agent or organization is not active")])
+    return stored.credential
 
 
-def authenticate_caller(tx: Tx, client_id: str, presented_secret: str, secret_key: bytes, origin: Origin) -> Caller:
-    """The same as a caller, holding what a token without `scope` would hold."""
-    client = authenticate(tx, client_id, presented_secret, secret_key)
-    return Caller(client.organization_id, client.agent_id, client.scopes - {OPERATOR_SCOPE}, client.credential_id, origin=origin)
+def caller_entry(client: Snapshot, origin: Origin) -> tuple[Entry, Caller]:
+    """The client as a caller, holding what a token without `scope` would hold; the entry counts the call and confirms the snapshot."""
+    caller = Caller(client.organization_id, client.agent_id, client.scopes - {OPERATOR_SCOPE}, client.credential_id, origin=origin)
+    return Entry(client, meter="apiCalls"), caller
 
 
 def issue_token(
-    tx: Tx,
-    client_id: str,
-    presented_secret: str,
-    secret_key: bytes,
-    *,
-    scope: str | None,
-    audience: tuple[str, ...],
-    lifetime_seconds: int,
-) -> IssuedToken:
-    """Decide on and record an access token. Raises InvalidClient, UnauthorizedClient, InvalidScopes, each recorded."""
-    client = authenticate(tx, client_id, presented_secret, secret_key, lock=True)
+    client: Snapshot, now: int, origin: Origin, *, scope: str | None, audience: tuple[str, ...], lifetime_seconds: int
+) -> tuple[Entry, IssuedToken]:
+    """Decide on an access token; it is issued once the entry is recorded. Raises InvalidScopes, with its audit event."""
     try:
         scopes = granted_scopes(scope, client.scopes)
     except InvalidScopes as error:
         error.audit = (_refused(client, "invalid_scope", scope=scope),)
         raise
-    issued_at = tx.now // 1000
+    issued_at, token_id = now // 1000, new_id(now)
+    expires_at = expiry(issued_at, lifetime_seconds, client)
     token = IssuedToken(
-        client.organization_id,
-        client.agent_id,
-        client.credential_id,
-        new_id(tx.now),
-        client.token_epoch,
-        scopes,
-        audience,
-        issued_at,
-        expiry(issued_at, lifetime_seconds, client.expires_at),
+        client.organization_id, client.agent_id, client.credential_id, token_id, client.token_epoch, to_text(scopes), audience, issued_at, expires_at
     )
-    stamp_last_used(tx, client.organization_id, client.credential_id, client.last_used_at)
-    tx.record(
-        "token.issued",
-        "token",
-        token.token_id,
-        organization_id=token.organization_id,
-        agent_id=token.agent_id,
-        scope=to_text(scopes),
-        audience=list(audience),
-        credentialId=token.credential_id,
-        expiresAt=token.expires_at,
-    )
-    return token
+    metadata = {"scope": token.scope, "audience": audience, "credentialId": client.credential_id, "expiresAt": expires_at}
+    event = Event(new_id(now), client.agent_id, "token.issued", "token", token_id, msgspec.json.encode(metadata).decode(), origin)
+    used = client.last_used_at is None or now - client.last_used_at >= limits.LAST_USED_RESOLUTION_MS
+    if used:
+        client.last_used_at = now
+    return Entry(client, "tokensIssued", event, used=used), token
 
 
-def introspect_token(tx: Tx, token: VerifiedClaims | None) -> bool:
-    """Whether the token is active and the caller's organization's to know about (RFC 7662 section 2.2)."""
-    own = token is not None and token.organization_id == tx.caller.organization_id
-    active = token is not None and own and is_alive(tx, token)
-    tx.record("token.introspected", "token", token.token_id if token and own else None, active=active)
-    return active
+def over_limit(client: Snapshot) -> AuditEntry:
+    """What a token request leaves when the day's quota is used up."""
+    return _refused(client, "the organization's tokens of today are used up")
+
+
+def introspection_event(token: VerifiedClaims, caller: Caller, now: int) -> Event:
+    """What an introspection of a live token leaves."""
+    return Event(new_id(now), caller.agent_id, "token.introspected", "token", token.token_id, '{"active":true}', caller.origin)
+
+
+def record_inactive(tx: Tx, token_id: str | None) -> None:
+    """What an introspection leaves of a token that is not active, or not the organization's to know about."""
+    tx.record("token.introspected", "token", token_id, active=False)
 
 
 def revoke_token(tx: Tx, token: VerifiedClaims) -> None:
@@ -120,5 +110,5 @@ def sweep_revoked_tokens(tx: Tx) -> int:
     return result.rowcount
 
 
-def _refused(client: Authenticated, reason: str, **metadata: object) -> AuditEntry:
+def _refused(client: Snapshot, reason: str, **metadata: object) -> AuditEntry:
     return AuditEntry("access.denied", "failure", "credential", client.credential_id, client.organization_id, client.agent_id, {"reason": reason, **metadata})

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from agentidp.agents.rules import AgentNotFound
 from agentidp.auth import guard
+from agentidp.auth.authority import is_alive
 from agentidp.auth.guard import GuardedRoute, OAuthRoute, write
 from agentidp.auth.instance import instance_of
 from agentidp.auth.jws import InvalidToken
@@ -20,6 +21,8 @@ from agentidp.core.caller import AuditEntry, Caller
 from agentidp.core.errors import Invalid, InvalidScopes, Unauthenticated
 from agentidp.core.http import NO_STORE, JsonResponse
 from agentidp.core.operations import oauth, secured
+from agentidp.core.secrets import keyed_hash
+from agentidp.ledger.entries import Entry, SecretSnapshot
 from agentidp.tokens import actions
 from agentidp.tokens.clients import Form, presented_client, read_form
 from agentidp.tokens.grants import GRANTS
@@ -105,10 +108,13 @@ async def introspect(request: Request) -> Response:
     form = await read_form(request)
     presented = _required_token(form)
     await _authenticate(request, form, "tokens:read")
-    claims = await _verified(request, presented)
-    if not await write(request, actions.introspect_token, claims) or claims is None:
+    caller, claims = guard.caller_of(request), await _verified(request, presented)
+    own = claims if claims is not None and claims.organization_id == caller.organization_id else None
+    instance = instance_of(request)
+    if own is None or not await is_alive(instance, own, event=actions.introspection_event(own, caller, instance.clock())):
+        await write(request, actions.record_inactive, own.token_id if own is not None else None)
         return JsonResponse({"active": False}, headers=NO_STORE)
-    shown = {name: claims.claims[name] for name in ("scope", "client_id", "exp", "iat", "sub", "aud", "iss", "jti", "organization_id", "credential_id")}
+    shown = {name: own.claims[name] for name in ("scope", "client_id", "exp", "iat", "sub", "aud", "iss", "jti", "organization_id", "credential_id")}
     return JsonResponse({"active": True, "token_type": "Bearer", **shown}, headers=NO_STORE)
 
 
@@ -147,8 +153,13 @@ async def _authenticate(request: Request, form: Form, scope: str) -> Caller:
     if client is None:
         entry = AuditEntry("auth.failed", "failure", metadata={"reason": "no authentication"})
         raise Unauthenticated("Authenticate with a bearer token or as a client.", audit=[entry], headers=guard.challenge(instance))
-    origin = guard.origin(request)
-    caller = await guard.read(request, actions.authenticate_caller, client.client_id, client.presented_secret, instance.secret_key, origin)
+    key, presented_hash = client.credential_key, keyed_hash(instance.secret_key, client.presented_secret)
+
+    def decide(stored: SecretSnapshot | None) -> tuple[Entry, Caller]:
+        agent = actions.authenticate_client(stored, presented_hash, client.client_id, instance.clock())
+        return actions.caller_entry(agent, guard.origin(request))
+
+    _, caller = await instance.ledger.settle(lambda: instance.ledger.snapshots.find_secret(key), decide, lambda caller: caller)
     request.scope["agentidp.caller"] = caller
     return caller
 

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from agentidp.core.caller import AuditEntry
 from agentidp.core.errors import Invalid, UnsupportedMediaType
 from agentidp.core.http import media_type, parse_form, read_body
+from agentidp.credentials.rules import parse_client_secret
 from agentidp.tokens.rules import InvalidClient
 
 Form = dict[str, list[str]]
@@ -25,6 +26,12 @@ class PresentedClient:
 
     client_id: str
     presented_secret: str = field(repr=False)
+
+    @property
+    def credential_key(self) -> str:
+        """Where to look the secret up; empty, which is nobody's, when it has not even the form of one."""
+        secret = parse_client_secret(self.presented_secret)
+        return secret.credential_key if secret is not None else ""
 
 
 async def read_form(request: Request) -> Form:

@@ -7,7 +7,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agentidp.core import limits
-from agentidp.core.errors import Invalid, InvalidScopes, Problem
+from agentidp.core.caller import AuditEntry
+from agentidp.core.errors import Invalid, InvalidScopes, Problem, TooManyRequests
+from agentidp.ledger.entries import Snapshot
 
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+( [\x21\x23-\x5B\x5D-\x7E]+)*", re.ASCII)
 _URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:[\x21\x24-\x3B\x3D\x3F-\x5B\x5D\x5F\x61-\x7A\x7E]+", re.ASCII)
@@ -38,6 +40,14 @@ class InvalidTarget(Invalid):
     title = "Each resource must be an absolute URI without fragment."
 
 
+class TooManyTokens(TooManyRequests):
+    code, oauth_error = "TIER_LIMIT_EXCEEDED", "slow_down"
+    title = "The organization has used up its tokens of today; more at midnight UTC."
+
+    def __init__(self, retry_after_seconds: int, audit: Sequence[AuditEntry] = ()) -> None:
+        super().__init__(headers={"Retry-After": str(retry_after_seconds)}, audit=audit)
+
+
 class NotYourToken(Problem):
     status, code, oauth_error = 403, "FORBIDDEN", "insufficient_scope"
     title = "Revoking another agent's token needs scope tokens:write."
@@ -52,7 +62,7 @@ class IssuedToken:
     credential_id: str
     token_id: str
     epoch: int
-    scopes: frozenset[str]
+    scope: str
     audience: tuple[str, ...]
     issued_at: int
     expires_at: int
@@ -88,10 +98,13 @@ def _canonical(resource: str) -> str:
         raise InvalidTarget from error
 
 
-def expiry(now_seconds: int, lifetime_seconds: int, bound_ms: int | None) -> int:
+def expiry(now_seconds: int, lifetime_seconds: int, client: Snapshot) -> int:
     """A token lives no longer than its credential and its agent. Seconds."""
     end = now_seconds + lifetime_seconds
-    return end if bound_ms is None else min(end, bound_ms // 1000)
+    for bound in (client.expires_at, client.agent_expires_at):
+        if bound is not None:
+            end = min(end, bound // 1000)
+    return end
 
 
 def access_token_claims(token: IssuedToken, issuer: str) -> dict[str, Any]:
@@ -101,7 +114,7 @@ def access_token_claims(token: IssuedToken, issuer: str) -> dict[str, Any]:
         "sub": token.agent_id,
         "aud": token.audience[0] if len(token.audience) == 1 else list(token.audience),
         "client_id": token.agent_id,
-        "scope": " ".join(sorted(token.scopes)),
+        "scope": token.scope,
         "iat": token.issued_at,
         "exp": token.expires_at,
         "jti": token.token_id,

@@ -5,36 +5,40 @@ from typing import Any
 
 from starlette.requests import Request
 
-from agentidp.auth.guard import write
+from agentidp.auth.guard import origin
 from agentidp.auth.instance import Instance, instance_of
 from agentidp.auth.jws import encode_base64url
 from agentidp.auth.jwt import ACCESS_TOKEN_TYPE, ID_TOKEN_TYPE, encode
 from agentidp.core.caller import AuditEntry
-from agentidp.tokens.actions import issue_token
+from agentidp.core.clock import seconds_to_midnight
+from agentidp.core.secrets import keyed_hash
+from agentidp.ledger.entries import Entry, SecretSnapshot, Verdict
+from agentidp.tokens.actions import authenticate_client, issue_token, over_limit
 from agentidp.tokens.clients import Form, presented_client
-from agentidp.tokens.rules import InvalidClient, IssuedToken, access_token_claims, id_token_claims, requested_audience, requested_scope
+from agentidp.tokens.rules import InvalidClient, IssuedToken, TooManyTokens, access_token_claims, id_token_claims, requested_audience, requested_scope
 
 GRANT_TYPE = "client_credentials"
 
 
 async def handle(request: Request, form: Form) -> dict[str, Any]:
-    """The token answer (RFC 6749 section 5.1). Raises InvalidClient, UnauthorizedClient, InvalidScopes, InvalidTarget, Invalid."""
-    instance = instance_of(request)
+    """The token answer (RFC 6749 section 5.1). Raises InvalidClient, UnauthorizedClient, InvalidScopes, InvalidTarget, TooManyTokens."""
+    instance, source = instance_of(request), origin(request)
     client = presented_client(request, form)
     if client is None:
         raise InvalidClient(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": "no client authentication"})])
-    token = await write(
-        request,
-        issue_token,
-        client.client_id,
-        client.presented_secret,
-        instance.secret_key,
-        scope=requested_scope(form),
-        audience=requested_audience(form, instance.settings.default_audience),
-        lifetime_seconds=instance.settings.tokens.lifetime_seconds,
-    )
+    scope, audience = requested_scope(form), requested_audience(form, instance.settings.default_audience)
+    key, presented_hash = client.credential_key, keyed_hash(instance.secret_key, client.presented_secret)
+
+    def decide(stored: SecretSnapshot | None) -> tuple[Entry, IssuedToken]:
+        now = instance.clock()
+        agent = authenticate_client(stored, presented_hash, client.client_id, now)
+        return issue_token(agent, now, source, scope=scope, audience=audience, lifetime_seconds=instance.settings.tokens.lifetime_seconds)
+
+    entry, answer = await instance.ledger.settle(lambda: instance.ledger.snapshots.find_secret(key), decide, lambda token: _answer(instance, token))
+    if entry.verdict is Verdict.OVER_LIMIT:
+        raise TooManyTokens(retry_after_seconds=seconds_to_midnight(instance.clock()), audit=[over_limit(entry.snapshot)])
     instance.metrics.tokens_issued.inc()
-    return _answer(instance, token)
+    return answer
 
 
 def _answer(instance: Instance, token: IssuedToken) -> dict[str, Any]:
@@ -47,7 +51,7 @@ def _answer(instance: Instance, token: IssuedToken) -> dict[str, Any]:
         "expires_in": token.expires_at - token.issued_at,
         "scope": claims["scope"],
     }
-    if "openid" in token.scopes:
+    if "openid" in token.scope.split():
         half = hashlib.sha256(access_token.encode()).digest()[:16]
         answer["id_token"] = encode(key, ID_TOKEN_TYPE, id_token_claims(token, issuer, encode_base64url(half)))
     return answer

@@ -30,6 +30,8 @@ def upgrade() -> None:
         sa.Column("slug", sa.String(length=50), nullable=False),
         sa.Column("plan_tier", sa.String(length=16), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
+        sa.Column("max_agents", sa.Integer(), nullable=True),
+        sa.Column("max_tokens_per_day", sa.Integer(), nullable=True),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
@@ -37,6 +39,21 @@ def upgrade() -> None:
         sa.CheckConstraint("status IN ('active', 'suspended', 'deleted')", name=op.f("ck_organizations_status")),
         sa.PrimaryKeyConstraint("organization_id", name=op.f("pk_organizations")),
         sa.UniqueConstraint("slug", name=op.f("uq_organizations_slug")),
+    )
+    op.create_table(
+        "credential_uses",
+        sa.Column("organization_id", sa.String(length=36).with_variant(sa.UUID(as_uuid=False), "postgresql"), nullable=False),
+        sa.Column("credential_id", sa.String(length=36).with_variant(sa.UUID(as_uuid=False), "postgresql"), nullable=False),
+        sa.Column("last_used_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("organization_id", "credential_id", name=op.f("pk_credential_uses")),
+    )
+    op.create_table(
+        "usage_counters",
+        sa.Column("organization_id", sa.String(length=36).with_variant(sa.UUID(as_uuid=False), "postgresql"), nullable=False),
+        sa.Column("day", sa.Integer(), nullable=False),
+        sa.Column("meter", sa.String(length=32), nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("organization_id", "day", "meter", name=op.f("pk_usage_counters")),
     )
     op.create_table(
         "server_secrets",
@@ -108,7 +125,6 @@ def upgrade() -> None:
         sa.Column("timestamp", sa.BigInteger(), nullable=False),
         sa.Column("previous_hash", sa.String(length=64), nullable=True),
         sa.Column("hash", sa.String(length=64), nullable=True),
-        sa.ForeignKeyConstraint(["organization_id"], ["organizations.organization_id"], name=op.f("fk_audit_events_organization_id")),
         sa.CheckConstraint("outcome IN ('success', 'failure')", name=op.f("ck_audit_events_outcome")),
         sa.PrimaryKeyConstraint("organization_id", "event_id", name=op.f("pk_audit_events")),
     )
@@ -140,7 +156,6 @@ def upgrade() -> None:
         sa.Column("hint", sa.String(length=64), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=True),
         sa.Column("revoked_at", sa.BigInteger(), nullable=True),
-        sa.Column("last_used_at", sa.BigInteger(), nullable=True),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -198,6 +213,8 @@ def downgrade() -> None:
         batch_op.drop_index("uq_signing_keys_current", sqlite_where=sa.text("status = 'current'"), postgresql_where=sa.text("status = 'current'"))
 
     op.drop_table("signing_keys")
+    op.drop_table("usage_counters")
+    op.drop_table("credential_uses")
     op.drop_table("server_secrets")
     op.drop_table("organizations")
     op.drop_table("instance")

@@ -1,0 +1,129 @@
+"""What is appended to the ledger, and the rules by which a batch is judged. Pure.
+
+A decision is made on a `Snapshot`, which may be out of date. The batch reads the current revisions of exactly the rows behind it: an
+entry whose snapshot is stale is refused, so a cache never outlives a revocation, on any number of processes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from agentidp.core.caller import Origin
+
+DAY_MS = 24 * 3600 * 1000
+Revisions = tuple[int, int, int]  # organization, agent, credential
+Counter = tuple[str, int, str]  # organization id, UTC day number, meter
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A credential with its agent and organization as they were when read. Instants are milliseconds."""
+
+    organization_id: str
+    agent_id: str
+    credential_id: str
+    revisions: Revisions
+    organization_status: str
+    agent_status: str
+    agent_expires_at: int | None
+    revoked_at: int | None
+    expires_at: int | None
+    scopes: frozenset[str]
+    token_epoch: int
+    tokens_per_day_max: int | None
+    last_used_at: int | None = None  # as far as this process knows
+
+    def is_active(self, now: int) -> bool:
+        """Whether agent and organization are; a credential's own state is another question."""
+        return self.agent_status == "active" and self.organization_status == "active" and (self.agent_expires_at is None or self.agent_expires_at > now)
+
+
+@dataclass(slots=True)
+class SecretSnapshot:
+    """A client secret as stored, and the credential that it belongs to."""
+
+    secret_hash: bytes
+    valid_until: int | None
+    credential: Snapshot
+
+
+class Verdict(Enum):
+    """What became of an entry."""
+
+    RECORDED = auto()
+    STALE = auto()  # read again, decide again
+    DEAD = auto()  # the token was revoked, or its key withdrawn
+    OVER_LIMIT = auto()  # the day's quota is used up
+
+
+@dataclass(slots=True)
+class Event:
+    """An audit event about to be written; `metadata` is JSON text already."""
+
+    event_id: str
+    agent_id: str | None
+    action: str
+    target_type: str | None
+    target_id: str | None
+    metadata: str
+    origin: Origin
+    outcome: str = "success"
+
+
+@dataclass(slots=True)
+class Entry:
+    """Something that was decided on a snapshot: what it counts and records once the commit has confirmed the snapshot."""
+
+    snapshot: Snapshot
+    meter: str | None = None
+    event: Event | None = None
+    token_id: str | None = None  # must not be revoked
+    key_id: str | None = None  # must not be withdrawn
+    used: bool = False  # stamp the credential's last use
+    verdict: Verdict = Verdict.RECORDED
+
+
+@dataclass(slots=True)
+class Facts:
+    """What the batch reads before it judges."""
+
+    revisions: Mapping[str, Revisions]  # by credential id
+    revoked_tokens: frozenset[str]
+    withdrawn_keys: frozenset[str]
+
+
+def judge(batch: Sequence[Entry], facts: Facts) -> None:
+    """Set every entry's verdict, as far as it can be told before counting."""
+    for entry in batch:
+        if facts.revisions.get(entry.snapshot.credential_id) != entry.snapshot.revisions:
+            entry.verdict = Verdict.STALE
+        elif entry.token_id in facts.revoked_tokens or entry.key_id in facts.withdrawn_keys:
+            entry.verdict = Verdict.DEAD
+        else:
+            entry.verdict = Verdict.RECORDED
+
+
+def counters(batch: Iterable[Entry], now: int) -> dict[Counter, list[Entry]]:
+    """The recorded entries by the counter that they add one to, in the order in which counters are locked."""
+    found: dict[Counter, list[Entry]] = {}
+    day = now // DAY_MS
+    for entry in batch:
+        if entry.meter is not None and entry.verdict is Verdict.RECORDED:
+            found.setdefault((entry.snapshot.organization_id, day, entry.meter), []).append(entry)
+    return dict(sorted(found.items()))
+
+
+def refuse_over_limit(counted: Sequence[Entry], total: int) -> int:
+    """Refuse the newest entries beyond the day's limit. `total` is the counter with all of them. Returns how many were refused."""
+    limit = counted[0].snapshot.tokens_per_day_max
+    if limit is None or counted[0].meter != "tokensIssued":
+        return 0
+    over = min(max(0, total - limit), len(counted))
+    for entry in counted[len(counted) - over :]:
+        entry.verdict = Verdict.OVER_LIMIT
+    return over
+
+
+def events(batch: Iterable[Entry]) -> list[tuple[str, Event]]:
+    """The events to write, with their organization."""
+    return [(entry.snapshot.organization_id, entry.event) for entry in batch if entry.event is not None and entry.verdict is Verdict.RECORDED]

@@ -1,0 +1,76 @@
+"""A batch of entries in PostgreSQL, on the ledger's own connection. The rows behind the snapshots are share-locked until the commit:
+a revocation either commits before the batch, which then sees it, or waits for the batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from agentidp.ledger.entries import Entry, Facts, Verdict, counters, events, judge, refuse_over_limit
+
+_REVISIONS = """
+SELECT c.credential_id::text, o.revision, a.revision, c.revision
+FROM unnest($1::uuid[], $2::uuid[]) AS wanted (organization_id, credential_id)
+JOIN credentials AS c USING (organization_id, credential_id)
+JOIN agents AS a ON a.organization_id = c.organization_id AND a.agent_id = c.agent_id
+JOIN organizations AS o ON o.organization_id = c.organization_id
+ORDER BY c.organization_id, c.credential_id
+FOR SHARE OF c, a, o
+"""
+_REVOKED = """
+SELECT token_id::text FROM unnest($1::uuid[], $2::uuid[]) AS wanted (organization_id, token_id)
+JOIN revoked_tokens USING (organization_id, token_id)
+"""
+_WITHDRAWN = "SELECT key_id FROM signing_keys WHERE published_until <= $1"
+_COUNT = """
+INSERT INTO usage_counters AS u (organization_id, day, meter, count) VALUES ($1::uuid, $2, $3, $4)
+ON CONFLICT (organization_id, day, meter) DO UPDATE SET count = u.count + excluded.count RETURNING count
+"""
+_RECORD = """
+INSERT INTO audit_events (organization_id, event_id, agent_id, action, outcome, target_type, target_id,
+                          ip_address, user_agent, request_id, metadata, timestamp)
+SELECT organization_id, event_id, agent_id, action, outcome, target_type, target_id, ip_address, user_agent, request_id, metadata::jsonb, $12
+FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[])
+  AS new (organization_id, event_id, agent_id, action, outcome, target_type, target_id, ip_address, user_agent, request_id, metadata)
+"""
+_USED = """
+INSERT INTO credential_uses (organization_id, credential_id, last_used_at) VALUES ($1::uuid, $2::uuid, $3)
+ON CONFLICT (organization_id, credential_id) DO UPDATE SET last_used_at = excluded.last_used_at
+"""
+
+
+async def write_batch(connection: Any, now: int, batch: Sequence[Entry]) -> None:
+    """Re-validate, count, record: sets the verdict of every entry, inside the caller's transaction. Raises asyncpg's errors."""
+    judge(batch, await _facts(connection, now, batch))
+    for counter, counted in counters(batch, now).items():
+        total = await connection.fetchval(_COUNT, *counter, len(counted))
+        if over := refuse_over_limit(counted, total):
+            await connection.fetchval(_COUNT, *counter, -over)
+    rows = [
+        (
+            organization_id,
+            event.event_id,
+            event.agent_id,
+            event.action,
+            event.outcome,
+            event.target_type,
+            event.target_id,
+            event.origin.ip_address,
+            event.origin.user_agent,
+            event.origin.request_id,
+            event.metadata,
+        )
+        for organization_id, event in events(batch)
+    ]
+    if rows:
+        await connection.execute(_RECORD, *(list(column) for column in zip(*rows, strict=True)), now)
+    used = {(entry.snapshot.organization_id, entry.snapshot.credential_id, now) for entry in batch if entry.used and entry.verdict is Verdict.RECORDED}
+    if used:
+        await connection.executemany(_USED, sorted(used))
+
+
+async def _facts(connection: Any, now: int, batch: Sequence[Entry]) -> Facts:
+    wanted = sorted({(entry.snapshot.organization_id, entry.snapshot.credential_id) for entry in batch})
+    tokens = sorted({(entry.snapshot.organization_id, entry.token_id) for entry in batch if entry.token_id is not None})
+    rows = await connection.fetch(_REVISIONS, *(list(column) for column in zip(*wanted, strict=True)))
+    revoked = await connection.fetch(_REVOKED, *(list(column) for column in zip(*tokens, strict=True))) if tokens else []
+    withdrawn = await connection.fetch(_WITHDRAWN, now) if tokens else []
+    return Facts({row[0]: (row[1], row[2], row[3]) for row in rows}, frozenset(row[0] for row in revoked), frozenset(row[0] for row in withdrawn))

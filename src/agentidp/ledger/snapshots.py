@@ -1,0 +1,110 @@
+"""Reading and caching the snapshots that decisions are made on. What is cached may be stale: the ledger finds out before anything counts."""
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from agentidp.core import limits
+from agentidp.core.caller import Caller
+from agentidp.db.schema import agents, credential_secrets, credentials, organizations
+from agentidp.db.unit import Database, Tx
+from agentidp.ledger.entries import SecretSnapshot, Snapshot
+
+_NOBODY = Caller(organization_id="")
+_COLUMNS = (
+    credentials.c.organization_id,
+    credentials.c.agent_id,
+    credentials.c.credential_id,
+    organizations.c.revision.label("organization_revision"),
+    agents.c.revision.label("agent_revision"),
+    credentials.c.revision.label("credential_revision"),
+    organizations.c.status.label("organization_status"),
+    agents.c.status.label("agent_status"),
+    agents.c.expires_at.label("agent_expires_at"),
+    credentials.c.revoked_at,
+    credentials.c.expires_at,
+    agents.c.scopes,
+    agents.c.token_epoch,
+    organizations.c.max_tokens_per_day,
+)
+_TABLES = credentials.join(agents, sa.and_(agents.c.organization_id == credentials.c.organization_id, agents.c.agent_id == credentials.c.agent_id)).join(
+    organizations, organizations.c.organization_id == credentials.c.organization_id
+)
+
+
+class Snapshots:
+    """The snapshots that this process has read, by credential key and by credential id; the oldest go when there are too many."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._by_key: dict[str, SecretSnapshot] = {}
+        self._by_id: dict[tuple[str, str], Snapshot] = {}
+
+    def cached_secret(self, credential_key: str) -> SecretSnapshot | None:
+        return self._by_key.get(credential_key)
+
+    async def find_secret(self, credential_key: str) -> SecretSnapshot | None:
+        """From the cache or the database; what does not exist is not cached."""
+        found = self._by_key.get(credential_key)
+        if found is None:
+            found = await self._database.read(read_secret_snapshot, _NOBODY, credential_key)
+            if found is not None:
+                _keep(self._by_key, credential_key, found)
+        return found
+
+    async def find(self, organization_id: str, credential_id: str) -> Snapshot | None:
+        found = self._by_id.get((organization_id, credential_id))
+        if found is None:
+            found = await self._database.read(read_snapshot, _NOBODY, organization_id, credential_id)
+            if found is not None:
+                _keep(self._by_id, (organization_id, credential_id), found)
+        return found
+
+    def forget(self, snapshot: Snapshot) -> None:
+        """Call it when the ledger found the snapshot stale."""
+        self._by_id.pop((snapshot.organization_id, snapshot.credential_id), None)
+        for key in [key for key, secret in self._by_key.items() if secret.credential.credential_id == snapshot.credential_id]:
+            del self._by_key[key]
+
+
+def read_secret_snapshot(tx: Tx, credential_key: str) -> SecretSnapshot | None:
+    """The one query that looks across organizations: a credential key belongs to exactly one."""
+    secret = credential_secrets
+    query = (
+        sa.select(secret.c.secret_hash, secret.c.valid_until, *_COLUMNS)
+        .select_from(
+            _TABLES.join(secret, sa.and_(secret.c.organization_id == credentials.c.organization_id, secret.c.credential_id == credentials.c.credential_id))
+        )
+        .where(secret.c.credential_key == credential_key)
+    )
+    row = tx.one(query)
+    return None if row is None else SecretSnapshot(row.secret_hash, row.valid_until, _from_row(row))
+
+
+def read_snapshot(tx: Tx, organization_id: str, credential_id: str) -> Snapshot | None:
+    query = sa.select(*_COLUMNS).select_from(_TABLES).where(credentials.c.organization_id == organization_id, credentials.c.credential_id == credential_id)
+    row = tx.one(query)
+    return None if row is None else _from_row(row)
+
+
+def _from_row(row: sa.Row[Any]) -> Snapshot:
+    return Snapshot(
+        organization_id=row.organization_id,
+        agent_id=row.agent_id,
+        credential_id=row.credential_id,
+        revisions=(row.organization_revision, row.agent_revision, row.credential_revision),
+        organization_status=row.organization_status,
+        agent_status=row.agent_status,
+        agent_expires_at=row.agent_expires_at,
+        revoked_at=row.revoked_at,
+        expires_at=row.expires_at,
+        scopes=frozenset(row.scopes.split()),
+        token_epoch=row.token_epoch,
+        tokens_per_day_max=row.max_tokens_per_day,
+    )
+
+
+def _keep(cache: dict[Any, Any], key: Any, value: Any) -> None:
+    if len(cache) >= limits.SNAPSHOTS_MAX:
+        del cache[next(iter(cache))]
+    cache[key] = value

@@ -1,0 +1,79 @@
+"""A batch of entries in SQLite, inside the writer's transaction and straight through the driver: one statement a step, whatever the size."""
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+from agentidp.ledger.entries import Entry, Facts, Verdict, counters, events, judge, refuse_over_limit
+
+_REVISIONS = """
+SELECT c.credential_id, o.revision, a.revision, c.revision
+FROM json_each(?) AS wanted
+JOIN credentials AS c ON c.organization_id = wanted.value ->> 0 AND c.credential_id = wanted.value ->> 1
+JOIN agents AS a ON a.organization_id = c.organization_id AND a.agent_id = c.agent_id
+JOIN organizations AS o ON o.organization_id = c.organization_id
+"""
+_REVOKED = """
+SELECT r.token_id FROM json_each(?) AS wanted
+JOIN revoked_tokens AS r ON r.organization_id = wanted.value ->> 0 AND r.token_id = wanted.value ->> 1
+"""
+_WITHDRAWN = "SELECT key_id FROM signing_keys WHERE published_until <= ?"
+_COUNT = """
+INSERT INTO usage_counters (organization_id, day, meter, count) VALUES (?, ?, ?, ?)
+ON CONFLICT (organization_id, day, meter) DO UPDATE SET count = count + excluded.count RETURNING count
+"""
+_RECORD = """
+INSERT INTO audit_events (organization_id, event_id, agent_id, action, outcome, target_type, target_id,
+                          ip_address, user_agent, request_id, metadata, timestamp)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_USED = """
+INSERT INTO credential_uses (organization_id, credential_id, last_used_at) VALUES (?, ?, ?)
+ON CONFLICT (organization_id, credential_id) DO UPDATE SET last_used_at = excluded.last_used_at
+"""
+
+
+def write_batch(connection: sqlite3.Connection, now: int, batch: Sequence[Entry]) -> None:
+    """Re-validate, count, record: sets the verdict of every entry. Raises sqlite3.Error, and then nothing of it happened."""
+    judge(batch, _facts(connection, now, batch))
+    for counter, counted in counters(batch, now).items():
+        total = connection.execute(_COUNT, (*counter, len(counted))).fetchone()[0]
+        if over := refuse_over_limit(counted, total):
+            connection.execute(_COUNT, (*counter, -over)).fetchone()
+    connection.executemany(
+        _RECORD,
+        [
+            (
+                organization_id,
+                event.event_id,
+                event.agent_id,
+                event.action,
+                event.outcome,
+                event.target_type,
+                event.target_id,
+                event.origin.ip_address,
+                event.origin.user_agent,
+                event.origin.request_id,
+                event.metadata,
+                now,
+            )
+            for organization_id, event in events(batch)
+        ],
+    )
+    used = {(entry.snapshot.organization_id, entry.snapshot.credential_id, now) for entry in batch if entry.used and entry.verdict is Verdict.RECORDED}
+    if used:
+        connection.executemany(_USED, sorted(used))
+
+
+def _facts(connection: sqlite3.Connection, now: int, batch: Sequence[Entry]) -> Facts:
+    wanted = {(entry.snapshot.organization_id, entry.snapshot.credential_id) for entry in batch}
+    tokens = {(entry.snapshot.organization_id, entry.token_id) for entry in batch if entry.token_id is not None}
+    rows = connection.execute(_REVISIONS, (msgspec.json.encode(list(wanted)).decode(),))
+    revoked = connection.execute(_REVOKED, (msgspec.json.encode(list(tokens)).decode(),)).fetchall() if tokens else []
+    withdrawn = connection.execute(_WITHDRAWN, (now,)).fetchall() if tokens else []
+    return Facts(
+        {credential_id: (organization, agent, credential) for credential_id, organization, agent, credential in rows},
+        frozenset(row[0] for row in revoked),
+        frozenset(row[0] for row in withdrawn),
+    )
