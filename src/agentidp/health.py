@@ -28,7 +28,12 @@ from agentidp.db.unit import Tx
 
 router = APIRouter(route_class=GuardedRoute)
 
-_LOCAL_OR_OPERATOR = {"x-scope": PUBLIC, "x-scope-note": "Only from this machine without a proxy; else with admin:orgs.", "security": [{}, {"bearer": []}]}
+_LOCAL_OR_OPERATOR = {
+    "x-scope": PUBLIC,
+    "x-scope-otherwise": OPERATOR_SCOPE,
+    "x-scope-note": "Only from this machine without a proxy; else with admin:orgs.",
+    "security": [{}, {"bearer": []}],
+}
 Status = Literal["healthy", "degraded", "unreachable"]
 
 

@@ -28,6 +28,7 @@ def is_alive(tx: Tx, token: VerifiedClaims) -> bool:
             organizations.c.status == "active",
             credentials.c.revoked_at.is_(None),
             sa.or_(agents.c.expires_at.is_(None), agents.c.expires_at > tx.now),
+            sa.or_(credentials.c.expires_at.is_(None), credentials.c.expires_at > tx.now),
             sa.or_(signing_keys.c.published_until.is_(None), signing_keys.c.published_until > tx.now),
             ~sa.exists().where(revoked_tokens.c.organization_id == token.organization_id, revoked_tokens.c.token_id == token.token_id),
         )

@@ -69,10 +69,10 @@ async def authenticate(request: Request, scope: str) -> Caller:
         raise Unauthenticated(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": "no bearer token"})], headers=challenge(instance))
     try:
         token = await verify_access_token(match[1], instance.keys, issuer=instance.settings.issuer, now=instance.clock())
-        if instance.settings.issuer not in token.audience:
-            raise InvalidToken("meant for another audience")
     except InvalidToken as error:
         raise _bad_token(instance, str(error), None) from error
+    if instance.settings.issuer not in token.audience:
+        raise _bad_token(instance, "meant for another audience", token)
     caller = _caller(token, origin(request))
     if not await instance.database.read(is_alive, caller, token):
         raise _bad_token(instance, "revoked, or the agent is not active", token)

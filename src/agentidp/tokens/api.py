@@ -98,7 +98,7 @@ async def token(request: Request) -> Response:
     "/token/introspect",
     operation_id="introspectToken",
     response_model=Introspection,
-    **oauth(TokenForm, InvalidClient, UnauthorizedClient, NotYourToken, security=[{"bearer": []}, {"basic": []}, {}]),
+    **oauth(TokenForm, InvalidClient, UnauthorizedClient, NotYourToken, security=[{"bearer": []}, {"basic": []}, {}], otherwise="tokens:read"),
 )
 async def introspect(request: Request) -> Response:
     """Ask whether a token of your organization is active. Authenticate with a bearer token holding `tokens:read`, or as a client."""
@@ -116,7 +116,15 @@ async def introspect(request: Request) -> Response:
     "/token/revoke",
     operation_id="revokeToken",
     response_class=Response,
-    **oauth(TokenForm, InvalidClient, UnauthorizedClient, NotYourToken, security=[{"bearer": []}, {"basic": []}, {}], answer="Revoked, or nothing to revoke."),
+    **oauth(
+        TokenForm,
+        InvalidClient,
+        UnauthorizedClient,
+        NotYourToken,
+        security=[{"bearer": []}, {"basic": []}, {}],
+        otherwise="tokens:write",
+        answer="Revoked, or nothing to revoke.",
+    ),
 )
 async def revoke(request: Request) -> Response:
     """Revoke a token: your own, or with `tokens:write` any of your organization's. Unknown and foreign tokens are answered alike."""
