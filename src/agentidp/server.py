@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,9 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from agentidp.core import limits
+from agentidp.core.errors import WrongSettings
 
+_BACKLOG = 1024  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
 _HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
@@ -75,7 +78,10 @@ class Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # the application did not start; it has told `on_failure` why
+            self.should_exit = True
         if self.started:
             self._on_listening(self.servers[0].sockets[0].getsockname()[1])
 
@@ -96,15 +102,23 @@ def make_server(app: ASGIApp, host: str, port: int, on_listening: Callable[[int]
         timeout_keep_alive=limits.KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=limits.SHUTDOWN_SECONDS_MAX,
         limit_concurrency=limits.CONNECTIONS_MAX,
-        backlog=1024,
+        backlog=_BACKLOG,
     )
     return Server(config, on_listening)
 
 
-async def serve(server: Server) -> bool:
+def listen(host: str, port: int) -> socket.socket:
+    """The socket to serve on, before anything is set up. Raises WrongSettings when it is not to be had."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_BACKLOG)
+    except OSError as error:
+        raise WrongSettings(f"host, port: cannot listen on {host}:{port}: {str(error.strerror).partition(' (')[0]}") from error
+
+
+async def serve(server: Server, listener: socket.socket) -> bool:
     """Serve until SIGTERM or SIGINT, then finish what is in flight. Returns whether the server ever started."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.handle_exit, number, None)
-    await server.serve()
+    await server.serve(sockets=[listener])
     return server.started

@@ -29,6 +29,7 @@ def connect(url: str) -> AsyncEngine:
         pool_size=limits.POSTGRES_POOL_SIZE,
         max_overflow=0,
         pool_timeout=limits.POSTGRES_POOL_WAIT_SECONDS,
+        hide_parameters=True,  # they may be hashes and sealed values, and errors are logged
         pool_pre_ping=False,  # a round trip per unit; a broken connection is answered with a second attempt instead
         connect_args={
             "timeout": limits.POSTGRES_CONNECT_SECONDS,
@@ -50,6 +51,7 @@ class PostgresDatabase:
         self._engine = connect(url)
         self._clock, self._recorder, self._observe = clock, recorder, observe
         self._running = 0
+        self._closed = False
 
     async def write(self, action: Callable[Concatenate[Tx, P], T], caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
         def unit(connection: sa.Connection) -> T:
@@ -70,16 +72,21 @@ class PostgresDatabase:
         return "PostgreSQL"
 
     async def close(self) -> None:
+        self._closed = True
+        for _ in range(limits.UNIT_SECONDS_MAX * 100):  # no unit takes longer
+            if not self._running:
+                break
+            await asyncio.sleep(0.01)
         await self._engine.dispose()
 
     async def _attempt(self, kind: str, unit: Callable[[sa.Connection], T]) -> T:
-        if self._running >= limits.WRITE_QUEUE_MAX:
+        if self._closed or self._running >= limits.WRITE_QUEUE_MAX:
             raise Unavailable("The database has more to do than it can take on right now; nothing was done.")
         started = time.perf_counter()
         self._running += 1
         try:
             async with asyncio.timeout(limits.UNIT_SECONDS_MAX):
-                return await self._until_settled(unit)
+                return await self._until_settled(unit, readonly=kind == "read")
         except (TimeoutError, OSError, sa.exc.TimeoutError) as error:
             log.warning("the database did not answer", extra={"error": repr(error)})
             raise Unavailable from error
@@ -92,12 +99,14 @@ class PostgresDatabase:
             self._running -= 1
             self._observe(kind, time.perf_counter() - started)
 
-    async def _until_settled(self, unit: Callable[[sa.Connection], T]) -> T:
+    async def _until_settled(self, unit: Callable[[sa.Connection], T], *, readonly: bool) -> T:
         """Try again while nothing was done: after a serialization failure, a deadlock, or a connection lost before the commit was sent."""
         for attempt in range(limits.WRITE_ATTEMPTS_MAX):
             committing = False
             try:
                 async with self._engine.connect() as connection:
+                    if readonly:
+                        await connection.execution_options(postgresql_readonly=True)
                     result = await connection.run_sync(unit)
                     committing = True
                     await connection.commit()
