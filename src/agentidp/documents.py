@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from agentidp import __version__
 from agentidp.auth.guard import GuardedRoute
@@ -34,7 +34,7 @@ async def openapi(request: Request) -> Response:
     return Response(request.scope["agentidp.openapi"], media_type="application/json", headers={"Cache-Control": "public, max-age=60"})
 
 
-@router.get("/docs", operation_id="getDocs", response_class=Response, **public())
+@router.get("/docs", operation_id="getDocs", response_class=HTMLResponse, **public())
 async def docs() -> Response:
     """The interactive reference."""
     return Response(_PAGE, media_type="text/html", headers={"Content-Security-Policy": _CSP})

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from agentidp.core import limits
-from agentidp.core.errors import Invalid, InvalidScopes, Problem
+from agentidp.core.errors import Forbidden, Invalid, InvalidScopes, Problem
 
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+( [\x21\x23-\x5B\x5D-\x7E]+)*", re.ASCII)
 _URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:[\x21\x24-\x3B\x3D\x3F-\x5B\x5D\x5F\x61-\x7A\x7E]+", re.ASCII)
@@ -38,8 +38,7 @@ class InvalidTarget(Invalid):
     title = "Each resource must be an absolute URI without fragment."
 
 
-class NotYourToken(Problem):
-    status, code, oauth_error = 403, "FORBIDDEN", "insufficient_scope"
+class NotYourToken(Forbidden):
     title = "Revoking another agent's token needs scope tokens:write."
 
 
