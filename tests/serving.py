@@ -21,7 +21,6 @@ from agentidp.core.config import Settings, load
 from agentidp.server import make_server
 from agentidp.start import Started
 
-
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # shared and empty: a client that loads certificates takes 45 ms to make
 
 
