@@ -18,7 +18,7 @@ from agentidp.core.errors import (
 )
 from agentidp.core.resources import ErrorResponse, OAuthErrorResponse
 
-_ALWAYS: tuple[type[Problem], ...] = (Invalid, UriTooLong, HeadersTooLarge, Problem, Unavailable)
+ALWAYS: tuple[type[Problem], ...] = (Invalid, UriTooLong, HeadersTooLarge, Problem, Unavailable)
 _WITH_BODY: tuple[type[Problem], ...] = (PayloadTooLarge, UnsupportedMediaType)
 _CHALLENGE = {"WWW-Authenticate": {"description": "RFC 6750 challenge", "schema": {"type": "string"}}}
 _RETRY = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
@@ -29,7 +29,7 @@ def secured(scope: str, *errors: type[Problem], body: bool = False, otherwise: s
 
     `otherwise` is the scope that is needed where `scope` is not enough: for another agent than the token's. `scope_note` says it in words.
     """
-    known = (*_ALWAYS, Unauthenticated, Forbidden, *errors, *(_WITH_BODY if body else ()))
+    known = (*ALWAYS, Unauthenticated, Forbidden, *errors, *(_WITH_BODY if body else ()))
     extra: dict[str, Any] = {"x-scope": scope, "security": [{"bearer": []}]}
     if otherwise:
         extra["x-scope-otherwise"] = otherwise
@@ -40,7 +40,7 @@ def secured(scope: str, *errors: type[Problem], body: bool = False, otherwise: s
 
 def public(*errors: type[Problem]) -> dict[str, Any]:
     """Keyword arguments of a route that anybody may call."""
-    return {"responses": error_responses((*_ALWAYS, *errors)), "openapi_extra": {"x-scope": "public", "security": []}}
+    return {"responses": error_responses((*ALWAYS, *errors)), "openapi_extra": {"x-scope": "public", "security": []}}
 
 
 def oauth(
@@ -55,7 +55,7 @@ def oauth(
     }
     if otherwise:
         extra["x-scope-otherwise"] = otherwise
-    responses = error_responses((*_ALWAYS, Unauthenticated, *_WITH_BODY, *errors), oauth=True)
+    responses = error_responses((*ALWAYS, Unauthenticated, *_WITH_BODY, *errors), oauth=True)
     if answer:
         responses[200] = {"description": answer}
     return {"responses": responses, "openapi_extra": extra}
