@@ -69,5 +69,14 @@ def build_openapi(routes: list[APIRoute], issuer: str) -> bytes:
         document["components"]["schemas"].pop(name, None)
     for operations in document["paths"].values():
         for operation in operations.values():
-            operation["responses"].pop("422", None)
+            _put_right(operation)
     return msgspec.json.encode(document)
+
+
+def _put_right(operation: dict[str, Any]) -> None:
+    operation["summary"] = operation["description"].partition(". ")[0].partition("\n")[0].removesuffix(".")
+    operation["responses"].pop("422", None)
+    for parameter in operation.get("parameters", ()):
+        schema = parameter["schema"]
+        if "anyOf" in schema:  # an optional parameter is absent, never null
+            parameter["schema"] = next(option for option in schema["anyOf"] if option != {"type": "null"}) | {"title": schema["title"]}

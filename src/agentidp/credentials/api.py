@@ -15,7 +15,7 @@ from agentidp.auth.instance import instance_of
 from agentidp.core import limits
 from agentidp.core.http import NO_STORE
 from agentidp.core.operations import secured
-from agentidp.core.resources import InstantIn, InstantOut, Page, PageParameters, RequestBody, Resource, Uuid
+from agentidp.core.resources import InstantIn, InstantOut, Page, PageParameters, RequestBody, Resource, Uuid, WholeNumber
 from agentidp.credentials import actions, queries
 from agentidp.credentials.rules import CredentialAlreadyRevoked, CredentialNotFound, TooManyCredentials
 from agentidp.db.paging import page_request
@@ -59,7 +59,7 @@ class RotationRequest(RequestBody):
     """How to replace the secret."""
 
     expires_at: InstantIn | None = Field(default_factory=lambda: None, description="A new expiry, or null for none; unchanged when absent.")
-    overlap_seconds: int = Field(0, ge=0, le=limits.ROTATION_OVERLAP_SECONDS_MAX, description="How long the old secret keeps working.")
+    overlap_seconds: Annotated[int, Field(ge=0, le=limits.ROTATION_OVERLAP_SECONDS_MAX, description="How long the old secret keeps working."), WholeNumber] = 0
 
 
 class CredentialListParameters(PageParameters):

@@ -3,7 +3,7 @@
 The first three are plain ASGI endpoints served ahead of the framework: they parse their own form and answer in OAuth's shapes.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,8 @@ from agentidp.auth.guard import GuardedRoute, OAuthRoute, write
 from agentidp.auth.instance import instance_of
 from agentidp.auth.jws import InvalidToken
 from agentidp.auth.jwt import VerifiedClaims, verify_access_token
+from agentidp.auth.scopes import SCOPES
+from agentidp.core import limits
 from agentidp.core.caller import AuditEntry, Caller
 from agentidp.core.errors import Invalid, InvalidScopes, Unauthenticated
 from agentidp.core.http import NO_STORE, JsonResponse
@@ -23,20 +25,34 @@ from agentidp.core.operations import oauth, secured
 from agentidp.tokens import actions
 from agentidp.tokens.clients import Form, presented_client, read_form
 from agentidp.tokens.grants import GRANTS
-from agentidp.tokens.rules import InvalidClient, InvalidTarget, NotYourToken, UnauthorizedClient, UnsupportedGrantType
+from agentidp.tokens.rules import RESOURCE_PATTERN, InvalidClient, InvalidTarget, NotYourToken, UnauthorizedClient, UnsupportedGrantType
 
 router = APIRouter(prefix="/api/v1", tags=["Tokens"], route_class=GuardedRoute)
 oauth_router = APIRouter(prefix="/api/v1", tags=["Tokens"], route_class=OAuthRoute)
 
 
+_SCOPE = "|".join(SCOPES)
+_OTHERS: dict[str, Any] = {"additionalProperties": {"type": "string"}}  # ignored (RFC 6749 section 3.1), but given once
+Resource = Annotated[str, Field(json_schema_extra={"pattern": f"^$|{RESOURCE_PATTERN}", "maxLength": limits.RESOURCE_CHARACTERS_MAX})]
+
+
 class TokenRequest(BaseModel):
-    """The form of a token request. Parameters that are not listed are ignored."""
+    """The form of a token request. Parameters that are not listed are ignored; an empty one counts as absent."""
+
+    model_config = ConfigDict(json_schema_extra=_OTHERS)
 
     grant_type: str = Field(examples=["client_credentials"], json_schema_extra={"enum": [*sorted(GRANTS)]})
     client_id: str = Field("", description="The agent's id; not beside HTTP Basic.")
     client_secret: str = Field("", description="The agent's secret; not beside HTTP Basic.", json_schema_extra={"format": "password"})
-    scope: str = Field("", description="Scopes separated by spaces; all allowed ones but admin:orgs when absent.", examples=["agents:read"])
-    resource: list[str] = Field([], description="Whom the token is for (RFC 8707); may be repeated.", examples=[["https://api.example.com"]])
+    scope: str = Field(
+        "",
+        description="Scopes separated by spaces; all allowed ones but admin:orgs when absent.",
+        examples=["agents:read"],
+        json_schema_extra={"pattern": f"^(({_SCOPE})( ({_SCOPE}))*)?$", "maxLength": limits.SCOPE_CHARACTERS_MAX},
+    )
+    resource: list[Resource] = Field(
+        [], max_length=limits.RESOURCES_MAX, description="Whom the token is for (RFC 8707); may be repeated.", examples=[["https://api.example.com"]]
+    )
 
 
 class TokenResponse(BaseModel):
@@ -52,7 +68,9 @@ class TokenResponse(BaseModel):
 class TokenForm(BaseModel):
     """The token to look at, and the client's own credentials unless it uses Basic or a bearer token."""
 
-    token: str
+    model_config = ConfigDict(json_schema_extra=_OTHERS)
+
+    token: str = Field(min_length=1)
     token_type_hint: str = Field("", description="Ignored: there is one kind of token.")
     client_id: str = ""
     client_secret: str = Field("", json_schema_extra={"format": "password"})

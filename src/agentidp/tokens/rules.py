@@ -10,7 +10,9 @@ from agentidp.core import limits
 from agentidp.core.errors import Forbidden, Invalid, InvalidScopes, Problem
 
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+( [\x21\x23-\x5B\x5D-\x7E]+)*", re.ASCII)
-_URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:[\x21\x24-\x3B\x3D\x3F-\x5B\x5D\x5F\x61-\x7A\x7E]+", re.ASCII)
+# An absolute URI without fragment (RFC 3986 section 4.3); one of http or https names its host.
+RESOURCE_PATTERN = r"^(?![Hh][Tt][Tt][Pp][Ss]?:(?!//[^/?:@]))[a-zA-Z][a-zA-Z0-9+.-]*:[\x21\x24-\x3B\x3D\x3F-\x5B\x5D\x5F\x61-\x7A\x7E]+$"
+_URI = re.compile(RESOURCE_PATTERN.strip("^$"), re.ASCII)
 
 
 class InvalidClient(Problem):
