@@ -23,7 +23,7 @@ from agentidp.auth.instance import Instance
 from agentidp.core import limits
 from agentidp.core.clock import Clock, system_clock
 from agentidp.core.config import Settings
-from agentidp.core.errors import HeadersTooLarge, MethodNotAllowed, NotFound, Problem, UriTooLong
+from agentidp.core.errors import HeadersTooLarge, Invalid, MethodNotAllowed, NotFound, Problem, UriTooLong
 from agentidp.core.http import origin_of, render
 from agentidp.core.ids import new_id
 from agentidp.credentials import api as credentials
@@ -137,7 +137,7 @@ class Edge:
 
         oauth = scope["path"].startswith(_OAUTH_PREFIX)
         try:
-            if refusal := _oversized(scope):
+            if refusal := _bad_head(scope):
                 await render(refusal, oauth=oauth)(scope, receive, stamped)
             elif route := self._oauth.get((scope["method"], scope["path"])):
                 await (await route.serve(request))(scope, receive, stamped)
@@ -186,10 +186,16 @@ def _request_id(request: Request, clock: Clock) -> str:
     return given if _REQUEST_ID.fullmatch(given) else new_id(clock())
 
 
-def _oversized(scope: Scope) -> Problem | None:
-    if len(scope["raw_path"]) > limits.PATH_BYTES_MAX:
+def _bad_head(scope: Scope) -> Problem | None:
+    """What is wrong with the request line and the headers, whatever the operation."""
+    if len(scope["raw_path"]) > limits.PATH_BYTES_MAX or len(scope["query_string"]) > limits.QUERY_BYTES_MAX:
         return UriTooLong()
     headers = scope["headers"]
     if len(headers) > limits.HEADER_COUNT_MAX or sum(len(name) + len(value) for name, value in headers) > limits.HEADER_BYTES_MAX:
         return HeadersTooLarge()
+    hosts = sum(name == b"host" for name, _ in headers)
+    if hosts > 1 or (hosts == 0 and scope["http_version"] == "1.1"):  # RFC 9112 section 3.2
+        return Invalid("A request has exactly one Host header.")
+    if b"%" in scope["raw_path"]:  # no path of ours needs it, and a proxy in front may read it differently
+        return NotFound()
     return None

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from agentidp import __version__
 from agentidp.auth.guard import GuardedRoute
@@ -34,7 +34,7 @@ async def openapi(request: Request) -> Response:
     return Response(request.scope["agentidp.openapi"], media_type="application/json", headers={"Cache-Control": "public, max-age=60"})
 
 
-@router.get("/docs", operation_id="getDocs", response_class=Response, **public())
+@router.get("/docs", operation_id="getDocs", response_class=HTMLResponse, **public())
 async def docs() -> Response:
     """The interactive reference."""
     return Response(_PAGE, media_type="text/html", headers={"Content-Security-Policy": _CSP})
@@ -69,5 +69,14 @@ def build_openapi(routes: list[APIRoute], issuer: str) -> bytes:
         document["components"]["schemas"].pop(name, None)
     for operations in document["paths"].values():
         for operation in operations.values():
-            operation["responses"].pop("422", None)
+            _put_right(operation)
     return msgspec.json.encode(document)
+
+
+def _put_right(operation: dict[str, Any]) -> None:
+    operation["summary"] = operation["description"].partition(". ")[0].partition("\n")[0].removesuffix(".")
+    operation["responses"].pop("422", None)
+    for parameter in operation.get("parameters", ()):
+        schema = parameter["schema"]
+        if "anyOf" in schema:  # an optional parameter is absent, never null
+            parameter["schema"] = next(option for option in schema["anyOf"] if option != {"type": "null"}) | {"title": schema["title"]}

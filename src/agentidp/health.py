@@ -23,12 +23,17 @@ from agentidp.core import limits
 from agentidp.core.caller import OPERATOR_SCOPE, Caller
 from agentidp.core.errors import Forbidden, Unauthenticated
 from agentidp.core.http import JsonResponse, is_local
-from agentidp.core.operations import error_responses
+from agentidp.core.operations import ALWAYS, error_responses
 from agentidp.db.unit import Tx
 
 router = APIRouter(route_class=GuardedRoute)
 
-_LOCAL_OR_OPERATOR = {"x-scope": PUBLIC, "x-scope-note": "Only from this machine without a proxy; else with admin:orgs.", "security": [{}, {"bearer": []}]}
+_LOCAL_OR_OPERATOR = {
+    "x-scope": PUBLIC,
+    "x-scope-otherwise": OPERATOR_SCOPE,
+    "x-scope-note": "Only from this machine without a proxy; else with admin:orgs.",
+    "security": [{}, {"bearer": []}],
+}
 Status = Literal["healthy", "degraded", "unreachable"]
 
 
@@ -121,7 +126,7 @@ class DetailedHealth(BaseModel):
     tags=["Health"],
     operation_id="getHealth",
     response_model=Health,
-    responses={503: {"model": Health, "description": "Degraded."}},
+    responses={**error_responses(ALWAYS), 503: {"model": Health, "description": "Degraded."}},
     openapi_extra={"x-scope": PUBLIC, "security": []},
 )
 async def health(request: Request) -> Response:
@@ -143,7 +148,7 @@ async def health(request: Request) -> Response:
     operation_id="getDetailedHealth",
     response_model=DetailedHealth,
     responses={
-        **error_responses([Unauthenticated, Forbidden]),
+        **error_responses((*ALWAYS, Unauthenticated, Forbidden)),
         207: {"model": DetailedHealth, "description": "Degraded."},
         503: {"model": DetailedHealth, "description": "Unreachable."},
     },
@@ -170,7 +175,7 @@ async def detailed(request: Request) -> Response:
     operation_id="getMetrics",
     response_class=Response,
     responses={
-        **error_responses([Unauthenticated, Forbidden]),
+        **error_responses((*ALWAYS, Unauthenticated, Forbidden)),
         200: {"description": "The samples.", "content": {"text/plain": {"schema": {"type": "string"}}}},
     },
     openapi_extra=_LOCAL_OR_OPERATOR,

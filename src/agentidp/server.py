@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -11,47 +12,62 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from agentidp.core import limits
+from agentidp.core.errors import WrongSettings
 
+_BACKLOG = 1024  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
 _HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_COLLECTED_BYTES_MAX = limits.PATH_BYTES_MAX + limits.QUERY_BYTES_MAX + limits.HEADER_BYTES_MAX
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """httptools with a bound on the bytes and the time of a request's head: it would collect headers for ever."""
+    """httptools with what it lacks: a bound on the bytes that it collects (head, trailers), and a deadline on head and body, read or not."""
 
-    _head_bytes = 0
-    _in_head = True
+    head_seconds_max: float = limits.REQUEST_HEAD_SECONDS_MAX
+    body_seconds_max: float = limits.REQUEST_BODY_SECONDS_MAX + 1  # the application, where it reads the body, answers first
+
+    _collected_bytes = 0
+    _got_further = False
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the parent
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(limits.REQUEST_HEAD_SECONDS_MAX, self._cut)
+        self._cut_after(self.head_seconds_max)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_deadline()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > limits.HEADER_BYTES_MAX + limits.PATH_BYTES_MAX + limits.BODY_BYTES_MAX:
-                self.transport.write(_HEAD_TOO_LARGE)
-                self._cut()
-                return
+        self._got_further = False
         super().data_received(data)
+        self._collected_bytes = 0 if self._got_further else self._collected_bytes + len(data)
+        if self._collected_bytes > _COLLECTED_BYTES_MAX and not self.transport.is_closing():
+            if self.cycle is None or self.cycle.response_complete:
+                self.transport.write(_HEAD_TOO_LARGE)
+            self._cut()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if self._deadline is None:
-            self._deadline = self.loop.call_later(limits.REQUEST_HEAD_SECONDS_MAX, self._cut)
+            self._cut_after(self.head_seconds_max)
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._head_bytes = False, 0
-        self._clear_deadline()
+        self._got_further = True
+        self._cut_after(self.body_seconds_max)
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._got_further = True
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._in_head = True
+        self._got_further = True
+        self._clear_deadline()
         super().on_message_complete()
+
+    def _cut_after(self, seconds: float) -> None:
+        self._clear_deadline()
+        self._deadline = self.loop.call_later(seconds, self._cut)
 
     def _clear_deadline(self) -> None:
         if self._deadline is not None:
@@ -75,7 +91,10 @@ class Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # the application did not start; it has told `on_failure` why
+            self.should_exit = True
         if self.started:
             self._on_listening(self.servers[0].sockets[0].getsockname()[1])
 
@@ -96,15 +115,23 @@ def make_server(app: ASGIApp, host: str, port: int, on_listening: Callable[[int]
         timeout_keep_alive=limits.KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=limits.SHUTDOWN_SECONDS_MAX,
         limit_concurrency=limits.CONNECTIONS_MAX,
-        backlog=1024,
+        backlog=_BACKLOG,
     )
     return Server(config, on_listening)
 
 
-async def serve(server: Server) -> bool:
+def listen(host: str, port: int) -> socket.socket:
+    """The socket to serve on, before anything is set up. Raises WrongSettings when it is not to be had."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=_BACKLOG)
+    except OSError as error:
+        raise WrongSettings(f"host, port: cannot listen on {host}:{port}: {str(error.strerror).partition(' (')[0]}") from error
+
+
+async def serve(server: Server, listener: socket.socket) -> bool:
     """Serve until SIGTERM or SIGINT, then finish what is in flight. Returns whether the server ever started."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.handle_exit, number, None)
-    await server.serve()
+    await server.serve(sockets=[listener])
     return server.started

@@ -72,12 +72,17 @@ def load_sealer(settings: Settings) -> Sealer:
 
 
 def write_private_file(path: Path, text: str) -> None:
-    """Make a file that only its owner may read, durably. Raises FileExistsError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    """Make a file that only its owner may read, whole or not at all, durably. Raises FileExistsError."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(partial, path)  # unlike a rename, it refuses to replace
+    finally:
+        partial.unlink()
 
 
 def first_credential_document(issuer: str, first: FirstCredential) -> dict[str, str]:

@@ -134,7 +134,7 @@ class AgentListParameters(PageParameters):
     agent_type: AgentType | None = None
     status: AgentStatus | None = None
     deployment_env: DeploymentEnv | None = None
-    capability: Filter | None = None
+    capability: Capability | None = None
     q: Filter | None = Field(None, description="Text to look for in name, email and description.")
 
 

@@ -41,10 +41,10 @@ class AuditEventResource(Resource):
 class AuditListParameters(PageParameters):
     """Filters; all that are given must match."""
 
-    limit: Annotated[int, BeforeValidator(parse_number), Field(ge=1, le=limits.AUDIT_PAGE_LIMIT_MAX, description="Rows on a page.")] = (
+    limit: Annotated[int, Field(ge=1, le=limits.AUDIT_PAGE_LIMIT_MAX, description="Rows on a page."), BeforeValidator(parse_number)] = (
         limits.AUDIT_PAGE_LIMIT_DEFAULT
     )
-    page: Annotated[int, BeforeValidator(parse_number), Field(ge=1, le=50, description="Page number; `page` × `limit` at most 10,000.")] | None = None
+    page: Annotated[int, Field(ge=1, le=50, description="Page number; `page` × `limit` at most 10,000."), BeforeValidator(parse_number)] | None = None
     agent_id: Uuid | None = None
     action: Filter | None = Field(None, examples=["auth.failed"])
     outcome: Literal["success", "failure"] | None = None

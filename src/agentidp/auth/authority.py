@@ -36,4 +36,10 @@ async def is_alive(
 
 
 def _in_force(snapshot: Snapshot, token: VerifiedClaims, now: int) -> bool:
-    return snapshot.is_active(now) and snapshot.revoked_at is None and snapshot.agent_id == token.agent_id and snapshot.token_epoch == token.epoch
+    return (
+        snapshot.is_active(now)
+        and snapshot.revoked_at is None
+        and (snapshot.expires_at is None or snapshot.expires_at > now)
+        and snapshot.agent_id == token.agent_id
+        and snapshot.token_epoch == token.epoch
+    )

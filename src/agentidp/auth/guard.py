@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 PUBLIC: Final = "public"
 ANY_TOKEN: Final = "any token"  # noqa: S105 - not a secret
-_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE | re.ASCII)
+_BEARER = re.compile(r"bearer +(.+)", re.IGNORECASE | re.ASCII)  # the form of the token itself is the pre-parser's business
 
 
 async def read(request: Request, query: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -69,10 +69,10 @@ async def authenticate(request: Request, scope: str) -> Caller:
         raise Unauthenticated(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": "no bearer token"})], headers=challenge(instance))
     try:
         token = await verify_access_token(match[1], instance.keys, issuer=instance.settings.issuer, now=instance.clock())
-        if instance.settings.issuer not in token.audience:
-            raise InvalidToken("meant for another audience")
     except InvalidToken as error:
         raise _bad_token(instance, str(error), None) from error
+    if instance.settings.issuer not in token.audience:
+        raise _bad_token(instance, "meant for another audience", token)
     caller = _caller(token, origin(request))
     if not await is_alive(instance, token, meter="apiCalls"):
         raise _bad_token(instance, "revoked, or the agent is not active", token)

@@ -75,6 +75,8 @@ def _checked(claims: Mapping[str, Any], key_id: str, issuer: str, now_seconds: i
         raise InvalidToken("expired")
     if issued_at > now_seconds + limits.ISSUED_AT_LEEWAY_SECONDS:
         raise InvalidToken("issued in the future")
+    if expires_at - issued_at > limits.TOKEN_LIFETIME_SECONDS_MAX:
+        raise InvalidToken("lives longer than any token")
     return VerifiedClaims(organization_id, agent_id, credential_id, token_id, key_id, epoch, frozenset(scope.split()), audience, issued_at, expires_at, claims)
 
 

@@ -87,15 +87,13 @@ def ensure_keys(tx: Tx, sealer: Sealer, algorithm: Algorithm) -> bool:
     keys = {row.status: row for row in tx.all(sa.select(signing_keys).where(signing_keys.c.status != "retired"))}
     changed = False
     if "current" not in keys:
-        _insert(tx, sealer, algorithm, "current")
-        changed = True
+        changed = _insert(tx, sealer, algorithm, "current")
     following = keys.get("next")
     if following is not None and following.algorithm != algorithm:
         _retire(tx, following.key_id, published_until=tx.now)  # it has signed nothing
         following = None
     if following is None:
-        _insert(tx, sealer, algorithm, "next")
-        changed = True
+        changed |= _insert(tx, sealer, algorithm, "next")
     return changed
 
 
@@ -114,6 +112,8 @@ def rotate_keys(tx: Tx, sealer: Sealer, algorithm: Algorithm, *, lifetime_second
     """
     rows = tx.all(sa.select(signing_keys).where(signing_keys.c.status != "retired").with_for_update())
     keys = {row.status: row for row in rows}
+    if keys.keys() != {"next", "current"}:  # those that were locked when another process's rotation had just changed them
+        raise Conflict("Another process has rotated the keys at this moment.")
     following, current = keys["next"], keys["current"]
     if (wait := _wait_ms(following, tx.now)) and not at_once:
         raise Conflict(f"Verifiers may not know the next key before {wait // 1000 + 1} s from now; wait, or use --at-once if the current key is compromised.")
@@ -142,19 +142,19 @@ def _wait_ms(following: sa.Row[Any], now: int) -> int:
     return max(0, int(ready_at - now))
 
 
-def _insert(tx: Tx, sealer: Sealer, algorithm: Algorithm, status: str) -> None:
+def _insert(tx: Tx, sealer: Sealer, algorithm: Algorithm, status: str) -> bool:
+    """Returns False when another process has just made the key of that status."""
     key = jwk.generate(algorithm)
     public = jwk.public_jwk(key, algorithm)
-    tx.run(
-        sa.insert(signing_keys).values(
-            key_id=public["kid"],
-            algorithm=algorithm,
-            status=status,
-            public_jwk=public,
-            sealed_private_key=sealer.seal(jwk.to_bytes(key), "signing_keys", "sealed_private_key", public["kid"]),
-            created_at=tx.now,
-            activated_at=tx.now if status == "current" else None,
-        )
+    return tx.insert_new(
+        signing_keys,
+        key_id=public["kid"],
+        algorithm=algorithm,
+        status=status,
+        public_jwk=public,
+        sealed_private_key=sealer.seal(jwk.to_bytes(key), "signing_keys", "sealed_private_key", public["kid"]),
+        created_at=tx.now,
+        activated_at=tx.now if status == "current" else None,
     )
 
 

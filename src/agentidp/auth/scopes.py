@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from agentidp.core.caller import OPERATOR_SCOPE
+from agentidp.core.caller import OPERATOR_SCOPE, AuditEntry
 from agentidp.core.errors import InvalidScopes
 
 SCOPES = (
@@ -33,11 +33,12 @@ def to_text(scopes: Iterable[str]) -> str:
 
 
 def require_grantable(asked: frozenset[str], held: frozenset[str]) -> None:
-    """Raises InvalidScopes unless every scope exists and is held by whoever grants it."""
+    """Raises InvalidScopes unless every scope exists and is held by whoever grants it; an attempt to grant more is put on record."""
     if unknown := asked - _KNOWN:
         raise InvalidScopes(f"There is no scope {to_text(unknown)}.", details={"unknown": sorted(unknown)})
     if missing := asked - held:
-        raise InvalidScopes(f"Your token does not hold {to_text(missing)}, so it cannot grant it.", details={"missing": sorted(missing)})
+        entry = AuditEntry("access.denied", "failure", metadata={"reason": "scopes not held", "scopes": sorted(missing)})
+        raise InvalidScopes(f"Your token does not hold {to_text(missing)}, so it cannot grant it.", details={"missing": sorted(missing)}, audit=[entry])
 
 
 def granted_scopes(requested: str | None, allowed: frozenset[str]) -> frozenset[str]:

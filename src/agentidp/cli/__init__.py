@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 refused or failed, 2 wrong settings or wrong usage.
 """
 
+import os
 import sys
 
 from cyclopts import App, CycloptsError
@@ -18,15 +19,47 @@ app = App(
     print_error=True,
 )
 
-app.command("agentidp.cli.serve:serve", name="serve", help="Start the server; on an empty data folder, set everything up first.")
-app.command("agentidp.cli.init:init", name="init", help="Set everything up without serving.")
-app.command("agentidp.cli.token:token", name="token", help="Get an access token from a running server.")
+
+def _help(text: str, *examples: str) -> str:
+    """Help that is known without loading the command."""
+    return "\n".join((text, "", "For example:", "", *(f"    {example}" for example in examples)))
+
+
+app.command(
+    "agentidp.cli.serve:serve",
+    name="serve",
+    help=_help(
+        "Start the server; on an empty data folder, set everything up first.",
+        "agentidp serve",
+        "AGENTIDP_PORT=8080 agentidp serve",
+        "AGENTIDP_DATABASE_URL=postgresql://agentidp:secret@127.0.0.1/agentidp agentidp serve",
+    ),
+)
+app.command("agentidp.cli.init:init", name="init", help=_help("Set everything up without serving.", "agentidp init", "agentidp init --json"))
+app.command(
+    "agentidp.cli.token:token",
+    name="token",
+    help=_help(
+        "Get an access token from a running server.",
+        "agentidp token",
+        'agentidp token --scope "agents:read audit:read"',
+        'curl -H "Authorization: Bearer $(agentidp token)" http://127.0.0.1:3000/agent-info',
+    ),
+)
 app.command("agentidp.cli.agents:app", name="agents", help="List and register agents on a running server.")
 app.command("agentidp.cli.keys:app", name="keys", help="Signing keys: list, rotate, retire; make a master key.")
 app.command("agentidp.cli.db:app", name="db", help="Database: upgrade, check, backup.")
-app.command("agentidp.cli.routes:routes", name="routes", help="Print METHOD PATH file:line scope of every operation.")
-app.command("agentidp.cli.openapi:openapi", name="openapi", help="Print the OpenAPI document.")
-app.command("agentidp.cli.completion:completion", name="completion", help="Print a completion script for bash, zsh or fish.")
+app.command(
+    "agentidp.cli.routes:routes",
+    name="routes",
+    help=_help("Print METHOD PATH file:line scope of every operation.", "agentidp routes", "agentidp routes credentials"),
+)
+app.command("agentidp.cli.openapi:openapi", name="openapi", help=_help("Print the OpenAPI document.", "agentidp openapi > openapi.json"))
+app.command(
+    "agentidp.cli.completion:completion",
+    name="completion",
+    help=_help("Print a completion script for bash, zsh or fish.", "agentidp completion bash > ~/.local/share/bash-completion/completions/agentidp"),
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,6 +68,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     try:
         app(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except CycloptsError:
         sys.exit(2)
     except WrongSettings as error:

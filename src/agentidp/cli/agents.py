@@ -13,18 +13,18 @@ app = App(name="agents", help="List and register agents on a running server.")
 
 @app.command(name="list")
 def list_(
-    login: Login | None = None,
     *,
+    login: Login | None = None,
     status: Annotated[str | None, Parameter(help="active, suspended or decommissioned.")] = None,
     limit: Annotated[int, Parameter(help="At most this many, 1 to 100.")] = 20,
     json: Json = False,
 ) -> None:
     """List the organization's agents, newest first.
 
-    Examples
-    --------
-    agentidp agents list
-    agentidp agents list --status suspended --json
+    For example:
+
+        agentidp agents list
+        agentidp agents list --status suspended --json
     """
     query: dict[str, Any] = {"limit": limit} | ({"status": status} if status else {})
     page = call(login or Login(), "GET", "/api/v1/agents", scope="agents:read", params=query)
@@ -39,8 +39,8 @@ def list_(
 @app.command
 def create(  # noqa: PLR0913 - an option a field
     email: str,
-    login: Login | None = None,
     *,
+    login: Login | None = None,
     agent_type: Annotated[str, Parameter(help="screener, classifier, orchestrator, extractor, summarizer, router, monitor or custom.")] = "custom",
     version: str = "1.0.0",
     capability: Annotated[list[str] | None, Parameter(help="resource:action; may be repeated.")] = None,
@@ -52,9 +52,9 @@ def create(  # noqa: PLR0913 - an option a field
 ) -> None:
     """Register an agent, with a credential unless --no-credential.
 
-    Examples
-    --------
-    agentidp agents create screener-001@acme.example --agent-type screener --capability resume:read
+    For example:
+
+        agentidp agents create screener-001@acme.example --agent-type screener --capability resume:read
     """
     login = login or Login()
     body: dict[str, Any] = {

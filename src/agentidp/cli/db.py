@@ -23,9 +23,9 @@ app = App(name="db", help="Database: upgrade, check, backup.")
 def upgrade(*, config: Config = None) -> None:
     """Bring the schema to this release; `serve` does the same when it starts.
 
-    Examples
-    --------
-    agentidp db upgrade
+    For example:
+
+        agentidp db upgrade
     """
     print(f"{asyncio.run(in_transaction(database_url(load(config)), upgrade_schema))}: revision {HEAD}")
 
@@ -34,9 +34,9 @@ def upgrade(*, config: Config = None) -> None:
 def check(*, config: Config = None, json: Json = False) -> None:
     """Check that the schema is this release's and that the file is sound. Exit code 1 if not.
 
-    Examples
-    --------
-    agentidp db check --json
+    For example:
+
+        agentidp db check --json
     """
 
     def work(connection: sa.Connection) -> dict[str, object]:
@@ -47,14 +47,17 @@ def check(*, config: Config = None, json: Json = False) -> None:
         return found
 
     url = database_url(load(config))
-    _require_file(url)
-    found = asyncio.run(in_transaction(url, work))
+    require_file(url)
+    try:
+        found = asyncio.run(in_transaction(url, work, readonly=True))
+    except sa.exc.DatabaseError as error:
+        raise Problem(f"the database cannot be read: {error.orig}; restore a backup if it is damaged") from error
     print(json_module.dumps(found) if json else "\n".join(f"{name:<17} {value}" for name, value in found.items()))
     if found["revision"] != HEAD:
         raise Problem("the schema is not this release's; run: agentidp db upgrade")
     if found.get("integrity", "ok") != "ok" or found.get("brokenReferences", 0):
         raise Problem("the database is damaged; restore a backup")
-    asyncio.run(in_transaction(url, lambda connection: run_alembic(connection, "check")))
+    asyncio.run(in_transaction(url, lambda connection: run_alembic(connection, "check"), readonly=True))
 
 
 @app.command
@@ -63,14 +66,14 @@ def backup(target: Path, *, config: Config = None) -> None:
 
     Keep the master key elsewhere: without it the copy is of no use to anybody, you included. On PostgreSQL use pg_dump.
 
-    Examples
-    --------
-    agentidp db backup /var/backups/agentidp.db
+    For example:
+
+        agentidp db backup /var/backups/agentidp.db
     """
     url = database_url(load(config))
     if url.drivername != "sqlite":
         raise Problem("this is for SQLite; back PostgreSQL up with: pg_dump --format=custom --file=TARGET DATABASE_URL")
-    _require_file(url)
+    require_file(url)
     if target.exists():
         raise Problem(f"{target} exists; give another name")
     partial = target.with_name(target.name + ".partial")
@@ -89,6 +92,7 @@ def backup(target: Path, *, config: Config = None) -> None:
     print(f"{target}: {target.stat().st_size} bytes")
 
 
-def _require_file(url: sa.URL) -> None:
+def require_file(url: sa.URL) -> None:
+    """Raises Problem when the database would have to be made first."""
     if url.drivername == "sqlite" and not Path(url.database or "").exists():
         raise Problem(f"there is no database at {url.database}; `agentidp init` makes one")

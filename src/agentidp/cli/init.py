@@ -7,13 +7,7 @@ from agentidp.cli.settings import Config, Json
 
 
 def init(*, config: Config = None, json: Json = False) -> None:
-    """Set everything up without serving: master key, database, first organization, agent and credential.
-
-    Examples
-    --------
-    agentidp init
-    agentidp init --json
-    """
+    """Set everything up without serving: master key, database, first organization, agent and credential."""
     from agentidp.core.config import FIRST_CREDENTIAL_FILE, load
     from agentidp.core.errors import Conflict
     from agentidp.start import Started, first_credential_document, start

@@ -9,11 +9,13 @@ from cyclopts import App, Parameter
 
 from agentidp.auth.instance import Instance
 from agentidp.auth.keys import list_keys, retire_key, rotate_keys
+from agentidp.cli.db import require_file
 from agentidp.cli.settings import Config, Json
 from agentidp.core.caller import Caller
 from agentidp.core.clock import to_rfc3339
 from agentidp.core.config import load
 from agentidp.core.secrets import new_master_key
+from agentidp.db.engine import database_url
 from agentidp.start import start
 
 app = App(name="keys", help="Signing keys: list, rotate, retire; make a master key.")
@@ -21,8 +23,11 @@ T = TypeVar("T")
 
 
 def _with_instance(config: Config, work: Callable[[Instance, Caller], Awaitable[T]]) -> T:
+    settings = load(config)
+    require_file(database_url(settings))
+
     async def run() -> T:
-        instance = (await start(load(config))).instance
+        instance = (await start(settings)).instance
         try:
             return await work(instance, Caller(instance.operator_organization_id))
         finally:
@@ -35,9 +40,9 @@ def _with_instance(config: Config, work: Callable[[Instance, Caller], Awaitable[
 def list_(*, config: Config = None, all: Annotated[bool, Parameter(negative="")] = False, json: Json = False) -> None:  # noqa: A002 - the option's name
     """List the published keys; with --all, those that are no longer published, too.
 
-    Examples
-    --------
-    agentidp keys list --json
+    For example:
+
+        agentidp keys list --json
     """
 
     async def work(instance: Instance, caller: Caller) -> list[dict[str, str | None]]:
@@ -73,9 +78,9 @@ def rotate(
 
     A server does this by itself every AGENTIDP_TOKENS__ROTATION_DAYS. On SQLite, stop the server first.
 
-    Examples
-    --------
-    agentidp keys rotate
+    For example:
+
+        agentidp keys rotate
     """
 
     async def work(instance: Instance, caller: Caller) -> str:
@@ -90,9 +95,9 @@ def rotate(
 def retire(key_id: str, *, config: Config = None) -> None:
     """Take a retired key out of the key set now: every token that it signed dies. For compromised keys, after `rotate --at-once`.
 
-    Examples
-    --------
-    agentidp keys retire Qg-6VY9dSwrCWOSA4paAqnHauymuXCrT7BDLX82M_Kg
+    For example:
+
+        agentidp keys retire Qg-6VY9dSwrCWOSA4paAqnHauymuXCrT7BDLX82M_Kg
     """
 
     async def work(instance: Instance, caller: Caller) -> None:
@@ -106,8 +111,8 @@ def retire(key_id: str, *, config: Config = None) -> None:
 def master() -> None:
     """Print a fresh master key, for AGENTIDP_MASTER_KEY.
 
-    Examples
-    --------
-    export AGENTIDP_MASTER_KEY=$(agentidp keys master)
+    For example:
+
+        export AGENTIDP_MASTER_KEY=$(agentidp keys master)
     """
     print(new_master_key())

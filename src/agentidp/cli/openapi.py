@@ -6,12 +6,7 @@ from agentidp.cli.settings import Config
 
 
 def openapi(*, config: Config = None) -> None:
-    """Print the OpenAPI 3.1 document that the server serves at /openapi.json.
-
-    Examples
-    --------
-    agentidp openapi > openapi.json
-    """
+    """Print the OpenAPI 3.1 document that the server serves at /openapi.json."""
     from agentidp.app import ROUTES
     from agentidp.core.config import load
     from agentidp.documents import build_openapi

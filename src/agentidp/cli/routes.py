@@ -8,13 +8,7 @@ from agentidp.cli.settings import Json
 
 
 def routes(word: str = "", *, json: Json = False) -> None:
-    """Print METHOD PATH file:line scope of every operation, or of those that contain WORD.
-
-    Examples
-    --------
-    agentidp routes
-    agentidp routes credentials
-    """
+    """Print METHOD PATH file:line scope of every operation, or of those that contain WORD."""
     rows = [row for row in route_rows() if word.lower() in " ".join(row.values()).lower()]
     if json:
         print(json_module.dumps(rows))

@@ -13,40 +13,33 @@ if TYPE_CHECKING:
 
 
 def serve(*, config: Config = None) -> None:
-    """Start the server; on an empty data folder, set everything up first and print the first credential, once.
-
-    Examples
-    --------
-    agentidp serve
-    AGENTIDP_PORT=8080 agentidp serve
-    AGENTIDP_DATABASE_URL=postgresql://agentidp:secret@127.0.0.1/agentidp agentidp serve
-    """
+    """Start the server; on an empty data folder, set everything up first and print the first credential, once."""
     import uvloop
 
     from agentidp.app import create_app
     from agentidp.core import log
     from agentidp.core.config import load
-    from agentidp.core.errors import WrongSettings
-    from agentidp.server import make_server
+    from agentidp.server import listen, make_server
     from agentidp.server import serve as serve_until_stopped
 
     settings = load(config)
     log.configure(settings.log_level)
     failure: list[BaseException] = []
     found: list[Started] = []
+    listener = listen(settings.host, settings.port)
     app = create_app(settings, on_start=found.append, on_failure=failure.append)
 
     def announce(_port: int) -> None:
         print(_welcome(settings.issuer, found[0]), flush=True)
 
     try:
-        started = uvloop.run(serve_until_stopped(make_server(app, settings.host, settings.port, announce)))
+        started = uvloop.run(serve_until_stopped(make_server(app, settings.host, settings.port, announce), listener))
     except asyncio.CancelledError:
         started = True
-    if failure and isinstance(failure[0], WrongSettings):
+    if failure:
         raise failure[0]
     if not started:
-        sys.exit(1 if failure else 2)
+        sys.exit(1)
 
 
 def _welcome(issuer: str, started: Started) -> str:

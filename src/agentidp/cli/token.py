@@ -10,19 +10,12 @@ from agentidp.cli.settings import Json
 
 
 def token(
-    login: Login | None = None,
     *,
+    login: Login | None = None,
     scope: Annotated[str | None, Parameter(help="Scopes separated by spaces; all allowed ones but admin:orgs when absent.")] = None,
     resource: Annotated[list[str] | None, Parameter(help="Whom the token is for; may be repeated.")] = None,
     json: Json = False,
 ) -> None:
-    """Get an access token from a running server and print it, and nothing else.
-
-    Examples
-    --------
-    agentidp token
-    agentidp token --scope "agents:read audit:read"
-    curl -H "Authorization: Bearer $(agentidp token)" http://127.0.0.1:3000/agent-info
-    """
+    """Get an access token from a running server and print it, and nothing else."""
     answer = get_token(login or Login(), scope, resource or [])
     print(json_module.dumps(answer) if json else answer["access_token"])

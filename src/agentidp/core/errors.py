@@ -97,7 +97,7 @@ class PayloadTooLarge(Problem):
 
 class UriTooLong(Problem):
     status, code, oauth_error = 414, "VALIDATION_ERROR", "invalid_request"
-    title = f"The path may have at most {limits.PATH_BYTES_MAX} bytes."
+    title = f"The path may have at most {limits.PATH_BYTES_MAX} bytes, the query {limits.QUERY_BYTES_MAX}."
 
 
 class UnsupportedMediaType(Problem):

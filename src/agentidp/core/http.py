@@ -37,7 +37,7 @@ def media_type(request: Request) -> str:
 
 async def read_body(request: Request) -> bytes:
     """The whole body. Raises PayloadTooLarge as soon as it is, UnsupportedMediaType if compressed, Invalid if it drips for too long."""
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if any(value.lower() != "identity" for value in request.headers.getlist("content-encoding")):
         raise UnsupportedMediaType("A compressed body is not accepted.")
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > limits.BODY_BYTES_MAX:
@@ -90,7 +90,10 @@ def client_address(request: Request, trusted: Sequence[Network]) -> str | None:
         return str(address) if address else None
     hops = [hop.strip() for value in request.headers.getlist("x-forwarded-for") for hop in value.split(",")]
     while address is not None and hops and any(address in network for network in trusted):
-        address = _address(hops.pop()) or address
+        hop = _address(hops.pop())
+        if hop is None:  # what a trusted proxy wrote there cannot be read: nothing further left is its word
+            break
+        address = hop
     return str(address) if address else None
 
 
@@ -129,7 +132,7 @@ def render(problem: Problem, *, oauth: bool, headers: Mapping[str, str] | None =
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        address = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text.partition("%")[0])  # without a zone, which is any text
     except ValueError:
         return None
     return address.ipv4_mapped or address if isinstance(address, ipaddress.IPv6Address) else address

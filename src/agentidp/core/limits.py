@@ -4,9 +4,10 @@ from typing import Final
 
 # HTTP ---------------------------------------------------------------------------------------
 BODY_BYTES_MAX: Final = 64 * 1024  # api.md: 413 above; no operation so far needs more
-HEADER_BYTES_MAX: Final = 32 * 1024  # request line and headers together; 431 above
+HEADER_BYTES_MAX: Final = 32 * 1024  # names and values together; 431 above
 HEADER_COUNT_MAX: Final = 100  # what proxies add stays well below; 431 above
 PATH_BYTES_MAX: Final = 4096  # the longest legal path is about 120; 414 above
+QUERY_BYTES_MAX: Final = 16 * 1024  # three filters of 254 characters of four bytes, percent-encoded, are 9 KiB; 414 above
 QUERY_PARAMETERS_MAX: Final = 100  # no operation knows more than a dozen
 FORM_PARAMETERS_MAX: Final = 100  # the token endpoint knows about ten
 JSON_DEPTH_MAX: Final = 32  # our deepest document has four levels

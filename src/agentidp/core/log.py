@@ -32,3 +32,5 @@ def configure(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("sqlalchemy.engine", "asyncio", "alembic", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # why a start failed is told once, by the command that tried
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not record.getMessage().startswith("Application startup failed"))

@@ -18,16 +18,21 @@ from agentidp.core.errors import (
 )
 from agentidp.core.resources import ErrorResponse, OAuthErrorResponse
 
-_ALWAYS: tuple[type[Problem], ...] = (Invalid, UriTooLong, HeadersTooLarge, Problem, Unavailable)
+ALWAYS: tuple[type[Problem], ...] = (Invalid, UriTooLong, HeadersTooLarge, Problem, Unavailable)
 _WITH_BODY: tuple[type[Problem], ...] = (PayloadTooLarge, UnsupportedMediaType)
 _CHALLENGE = {"WWW-Authenticate": {"description": "RFC 6750 challenge", "schema": {"type": "string"}}}
 _RETRY = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
 
 
-def secured(scope: str, *errors: type[Problem], body: bool = False, scope_note: str | None = None) -> dict[str, Any]:
-    """Keyword arguments of a route that needs a bearer token. `scope_note` explains who else may call it."""
-    known = (*_ALWAYS, Unauthenticated, Forbidden, *errors, *(_WITH_BODY if body else ()))
+def secured(scope: str, *errors: type[Problem], body: bool = False, otherwise: str | None = None, scope_note: str | None = None) -> dict[str, Any]:
+    """Keyword arguments of a route that needs a bearer token.
+
+    `otherwise` is the scope that is needed where `scope` is not enough: for another agent than the token's. `scope_note` says it in words.
+    """
+    known = (*ALWAYS, Unauthenticated, Forbidden, *errors, *(_WITH_BODY if body else ()))
     extra: dict[str, Any] = {"x-scope": scope, "security": [{"bearer": []}]}
+    if otherwise:
+        extra["x-scope-otherwise"] = otherwise
     if scope_note:
         extra["x-scope-note"] = scope_note
     return {"responses": error_responses(known), "openapi_extra": extra}
@@ -35,18 +40,22 @@ def secured(scope: str, *errors: type[Problem], body: bool = False, scope_note: 
 
 def public(*errors: type[Problem]) -> dict[str, Any]:
     """Keyword arguments of a route that anybody may call."""
-    return {"responses": error_responses((*_ALWAYS, *errors)), "openapi_extra": {"x-scope": "public", "security": []}}
+    return {"responses": error_responses((*ALWAYS, *errors)), "openapi_extra": {"x-scope": "public", "security": []}}
 
 
-def oauth(form: type[BaseModel], *errors: type[Problem], security: Sequence[dict[str, list[str]]], answer: str = "") -> dict[str, Any]:
-    """Keyword arguments of an OAuth endpoint that reads the form by itself."""
+def oauth(
+    form: type[BaseModel], *errors: type[Problem], security: Sequence[dict[str, list[str]]], answer: str = "", otherwise: str | None = None
+) -> dict[str, Any]:
+    """Keyword arguments of an OAuth endpoint that reads the form by itself. `otherwise`: what a bearer token must hold to ask about another's token."""
     schema = form.model_json_schema()
-    extra = {
+    extra: dict[str, Any] = {
         "x-scope": "client",
         "security": list(security),
         "requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": schema}}},
     }
-    responses = error_responses((*_ALWAYS, Unauthenticated, *_WITH_BODY, *errors), oauth=True)
+    if otherwise:
+        extra["x-scope-otherwise"] = otherwise
+    responses = error_responses((*ALWAYS, Unauthenticated, *_WITH_BODY, *errors), oauth=True)
     if answer:
         responses[200] = {"description": answer}
     return {"responses": responses, "openapi_extra": extra}

@@ -57,6 +57,13 @@ def parse_number(value: Any) -> int:
     return int(value)
 
 
+def _whole(value: Any) -> Any:
+    """JSON Schema's integers include 3.0 (draft 2020-12, section 6.1.1)."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WholeNumber = BeforeValidator(_whole)  # after the bounds, so that JSON Schema shows them
+
 _INSTANT_SCHEMA = {"type": "string", "format": "date-time", "examples": ["2027-01-31T12:00:00.000Z"]}
 InstantIn = Annotated[int, BeforeValidator(_parse_instant), WithJsonSchema(_INSTANT_SCHEMA)]
 InstantOut = Annotated[int, PlainSerializer(to_rfc3339, return_type=str), WithJsonSchema(_INSTANT_SCHEMA)]
@@ -81,8 +88,8 @@ UNIQUE_SCHEMA: dict[str, Any] = {"uniqueItems": True}
 class PageParameters(QueryParameters):
     """Where in a list to read. `page` is for people and ends at 10,000 rows; `cursor` has no end."""
 
-    limit: Annotated[int, BeforeValidator(parse_number), Field(ge=1, le=limits.PAGE_LIMIT_MAX, description="Rows on a page.")] = limits.PAGE_LIMIT_DEFAULT
-    page: Annotated[int, BeforeValidator(parse_number), Field(ge=1, le=100, description="Page number; `page` × `limit` at most 10,000.")] | None = None
+    limit: Annotated[int, Field(ge=1, le=limits.PAGE_LIMIT_MAX, description="Rows on a page."), BeforeValidator(parse_number)] = limits.PAGE_LIMIT_DEFAULT
+    page: Annotated[int, Field(ge=1, le=100, description="Page number; `page` × `limit` at most 10,000."), BeforeValidator(parse_number)] | None = None
     cursor: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{22}$"), Field(description="`nextCursor` of the page before.")] | None = None
 
 

@@ -1,9 +1,13 @@
-"""JSON that means one thing only: no duplicate names, no NaN, no lone surrogates, bounded depth (RFC 8259, I-JSON RFC 7493)."""
+"""JSON that means one thing only: no duplicate names, no NaN, no infinite numbers, no lone surrogates, bounded depth (RFC 8259, I-JSON RFC 7493)."""
 
 import json
+import math
+import re
 from typing import NoReturn
 
 from agentidp.core import limits
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 class NotStrictJson(ValueError):
@@ -16,7 +20,7 @@ def parse(raw: bytes) -> object:
         raise NotStrictJson(f"is nested deeper than {limits.JSON_DEPTH_MAX} levels")
     try:
         text = raw.decode()
-        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+        value = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant, parse_float=_finite)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()  # lone surrogates have no UTF-8 form
     except NotStrictJson:
@@ -27,11 +31,11 @@ def parse(raw: bytes) -> object:
 
 
 def _deepest(raw: bytes) -> int:
-    """An upper bound of the nesting depth, brackets inside strings included."""
-    if raw.count(b"[") + raw.count(b"{") <= limits.JSON_DEPTH_MAX:
-        return 0
+    """The nesting depth, or an upper bound where that is small; of what is not JSON, anything."""
+    if (brackets := raw.count(b"[") + raw.count(b"{")) <= limits.JSON_DEPTH_MAX:
+        return brackets
     depth = deepest = 0
-    for byte in raw:
+    for byte in _STRING.sub(b"", raw):
         if byte in b"[{":
             depth += 1
             deepest = max(deepest, depth)
@@ -49,3 +53,10 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise NotStrictJson(f"holds {name}, which is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise NotStrictJson("holds a number that is too large")
+    return value

@@ -40,8 +40,7 @@ def generate_credential(tx: Tx, agent_id: str, secret_key: bytes, expires_at: in
     if not is_active(agent.status, agent.expires_at, tx.now):
         raise AgentNotActive
     _require_future(tx, expires_at)
-    if count_active_credentials(tx, agent_id) >= limits.ACTIVE_CREDENTIALS_PER_AGENT_MAX:
-        raise TooManyCredentials
+    _require_room(tx, agent_id)
     credential_id, secret = new_id(tx.now), new_client_secret()
     tx.run(
         sa.insert(credentials).values(
@@ -73,10 +72,12 @@ def rotate_credential(
         raise AgentNotActive
     columns: dict[str, Any] = {} if expires_at is _KEEP else {"expires_at": expires_at}
     _require_future(tx, columns.get("expires_at"))
-    if "expires_at" not in columns and row.expires_at is not None and row.expires_at <= tx.now:
-        raise InvalidFields([("expiresAt", "the credential has expired; give it a new expiry, or null for none")])
+    if row.expires_at is not None and row.expires_at <= tx.now:  # it comes back to life
+        if "expires_at" not in columns:
+            raise InvalidFields([("expiresAt", "the credential has expired; give it a new expiry, or null for none")])
+        _require_room(tx, agent_id)
     secret = new_client_secret()
-    end = tx.now + overlap_seconds * 1000
+    end = tx.now + overlap_seconds * 1000 if overlap_seconds else 0  # without overlap no clock decides, however far behind another process's is
     old = sa.and_(credential_secrets.c.organization_id == tx.caller.organization_id, credential_secrets.c.credential_id == credential_id)
     tx.run(sa.delete(credential_secrets).where(old, credential_secrets.c.valid_until <= tx.now))
     tx.run(
@@ -124,6 +125,11 @@ def _store(tx: Tx, credential_id: str, **columns: object) -> None:
         .where(credentials.c.organization_id == tx.caller.organization_id, credentials.c.credential_id == credential_id)
         .values(**columns, revision=credentials.c.revision + 1)
     )
+
+
+def _require_room(tx: Tx, agent_id: str) -> None:
+    if count_active_credentials(tx, agent_id) >= limits.ACTIVE_CREDENTIALS_PER_AGENT_MAX:
+        raise TooManyCredentials
 
 
 def _require_future(tx: Tx, expires_at: int | None) -> None:

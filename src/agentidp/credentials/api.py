@@ -15,7 +15,7 @@ from agentidp.auth.instance import instance_of
 from agentidp.core import limits
 from agentidp.core.http import NO_STORE
 from agentidp.core.operations import secured
-from agentidp.core.resources import InstantIn, InstantOut, Page, PageParameters, RequestBody, Resource, Uuid
+from agentidp.core.resources import InstantIn, InstantOut, Page, PageParameters, RequestBody, Resource, Uuid, WholeNumber
 from agentidp.credentials import actions, queries
 from agentidp.credentials.rules import CredentialAlreadyRevoked, CredentialNotFound, TooManyCredentials
 from agentidp.db.paging import page_request
@@ -59,7 +59,7 @@ class RotationRequest(RequestBody):
     """How to replace the secret."""
 
     expires_at: InstantIn | None = Field(default_factory=lambda: None, description="A new expiry, or null for none; unchanged when absent.")
-    overlap_seconds: int = Field(0, ge=0, le=limits.ROTATION_OVERLAP_SECONDS_MAX, description="How long the old secret keeps working.")
+    overlap_seconds: Annotated[int, Field(ge=0, le=limits.ROTATION_OVERLAP_SECONDS_MAX, description="How long the old secret keeps working."), WholeNumber] = 0
 
 
 class CredentialListParameters(PageParameters):
@@ -77,7 +77,7 @@ def _shown_once(response: Response, created: actions.NewCredential) -> Credentia
     "",
     status_code=201,
     operation_id="generateCredential",
-    **secured(ANY_TOKEN, AgentNotFound, AgentNotActive, TooManyCredentials, body=True, scope_note=_WRITE),
+    **secured(ANY_TOKEN, AgentNotFound, AgentNotActive, TooManyCredentials, body=True, otherwise="agents:write", scope_note=_WRITE),
 )
 async def generate(request: Request, response: Response, agent_id: AgentPath, body: CredentialRequest | None = None) -> CredentialWithSecret:
     """Generate a credential. At most 10 active ones an agent."""
@@ -85,7 +85,7 @@ async def generate(request: Request, response: Response, agent_id: AgentPath, bo
     return _shown_once(response, await write(request, actions.generate_credential, agent_id, instance_of(request).secret_key, expires_at))
 
 
-@router.get("", operation_id="listCredentials", **secured(ANY_TOKEN, AgentNotFound, scope_note=_READ))
+@router.get("", operation_id="listCredentials", **secured(ANY_TOKEN, AgentNotFound, otherwise="agents:read", scope_note=_READ))
 async def list_(request: Request, agent_id: AgentPath, parameters: Annotated[CredentialListParameters, Query()]) -> Page[CredentialResource]:
     """List the agent's credentials, newest first; never a secret."""
     wanted = page_request(parameters.limit, parameters.page, parameters.cursor)
@@ -99,7 +99,17 @@ async def list_(request: Request, agent_id: AgentPath, parameters: Annotated[Cre
 @router.post(
     "/{credentialId}/rotate",
     operation_id="rotateCredential",
-    **secured(ANY_TOKEN, AgentNotFound, CredentialNotFound, CredentialAlreadyRevoked, AgentNotActive, body=True, scope_note=_WRITE),
+    **secured(
+        ANY_TOKEN,
+        AgentNotFound,
+        CredentialNotFound,
+        CredentialAlreadyRevoked,
+        AgentNotActive,
+        TooManyCredentials,
+        body=True,
+        otherwise="agents:write",
+        scope_note=_WRITE,
+    ),
 )
 async def rotate(
     request: Request, response: Response, agent_id: AgentPath, credential_id: CredentialPath, body: RotationRequest | None = None
@@ -114,7 +124,7 @@ async def rotate(
     "/{credentialId}",
     status_code=204,
     operation_id="revokeCredential",
-    **secured(ANY_TOKEN, AgentNotFound, CredentialNotFound, CredentialAlreadyRevoked, scope_note=_WRITE),
+    **secured(ANY_TOKEN, AgentNotFound, CredentialNotFound, CredentialAlreadyRevoked, otherwise="agents:write", scope_note=_WRITE),
 )
 async def revoke(request: Request, agent_id: AgentPath, credential_id: CredentialPath) -> Response:
     """Revoke a credential, for good: the tokens issued with it die at once."""

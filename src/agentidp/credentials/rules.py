@@ -116,7 +116,8 @@ def require_may_manage(caller: Caller, agent_id: str, agent_scopes: frozenset[st
     if scope not in caller.scopes:
         raise Forbidden(f"Managing another agent's credentials needs a token with scope {scope}.", scope=scope, audit=[denied])
     if scope == "agents:write" and OPERATOR_SCOPE not in caller.scopes and agent_scopes - caller.scopes:
-        raise Forbidden("The agent may do more than your token may, so you cannot make credentials for it.", audit=[denied])
+        needed = " ".join(sorted({scope, *agent_scopes}))
+        raise Forbidden("The agent may do more than your token may, so you cannot make credentials for it.", scope=needed, audit=[denied])
 
 
 def _checksum(body: str) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import asyncpg
@@ -28,9 +28,10 @@ def connect(url: str) -> AsyncEngine:
     """An engine for a `postgresql://` URL."""
     return create_async_engine(
         sa.make_url(url).set(drivername="postgresql+asyncpg"),
-        pool_size=limits.POSTGRES_POOL_SIZE + 1,  # one of them is the ledger's,
+        pool_size=limits.POSTGRES_POOL_SIZE + 1,  # one of them is the ledger's
         max_overflow=0,
         pool_timeout=limits.POSTGRES_POOL_WAIT_SECONDS,
+        hide_parameters=True,  # they may be hashes and sealed values, and errors are logged
         pool_pre_ping=False,  # a round trip per unit; a broken connection is answered with a second attempt instead
         connect_args={
             "timeout": limits.POSTGRES_CONNECT_SECONDS,
@@ -55,21 +56,22 @@ class PostgresDatabase:
         self._pending: list[tuple[Any, asyncio.Future[None]]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._ledger_connection: AsyncConnection | None = None
+        self._closed = False
 
     async def write(self, action: Callable[Concatenate[Tx, P], T], caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
         def unit(connection: sa.Connection) -> T:
             return run_unit(Tx(connection, self._clock(), caller), self._ledger, lambda tx: action(tx, *args, **kwargs))
 
-        return await self._attempt("write", lambda connection: connection.run_sync(unit))
+        return await self._attempt("write", unit)
 
     async def read(self, query: Callable[Concatenate[Tx, P], T], caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
         def unit(connection: sa.Connection) -> T:
             return query(Tx(connection, self._clock(), caller), *args, **kwargs)
 
-        return await self._attempt("read", lambda connection: connection.run_sync(unit))
+        return await self._attempt("read", unit)
 
     def append(self, entry: Any) -> asyncio.Future[None]:
-        if len(self._pending) >= limits.WRITE_QUEUE_MAX:
+        if self._closed or len(self._pending) >= limits.WRITE_QUEUE_MAX:
             raise Unavailable("The database has more to do than it can take on right now; nothing was done.")
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.append((entry, future))
@@ -87,6 +89,11 @@ class PostgresDatabase:
         return "PostgreSQL"
 
     async def close(self) -> None:
+        self._closed = True
+        for _ in range(limits.UNIT_SECONDS_MAX * 100):  # no unit takes longer
+            if not self._running:
+                break
+            await asyncio.sleep(0.01)
         if self._flusher is not None:
             await asyncio.wait([self._flusher])
         if self._ledger_connection is not None:
@@ -150,14 +157,14 @@ class PostgresDatabase:
                 await connection.invalidate()
                 await connection.close()
 
-    async def _attempt(self, kind: str, unit: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        if self._running >= limits.WRITE_QUEUE_MAX:
+    async def _attempt(self, kind: str, unit: Callable[[sa.Connection], T]) -> T:
+        if self._closed or self._running >= limits.WRITE_QUEUE_MAX:
             raise Unavailable("The database has more to do than it can take on right now; nothing was done.")
         started = time.perf_counter()
         self._running += 1
         try:
             async with asyncio.timeout(limits.UNIT_SECONDS_MAX):
-                return await self._until_settled(unit)
+                return await self._until_settled(unit, readonly=kind == "read")
         except (TimeoutError, OSError, sa.exc.TimeoutError) as error:
             log.warning("the database did not answer", extra={"error": repr(error)})
             raise Unavailable from error
@@ -170,13 +177,15 @@ class PostgresDatabase:
             self._running -= 1
             self._observe(kind, time.perf_counter() - started)
 
-    async def _until_settled(self, unit: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    async def _until_settled(self, unit: Callable[[sa.Connection], T], *, readonly: bool) -> T:
         """Try again while nothing was done: after a serialization failure, a deadlock, or a connection lost before the commit was sent."""
         for attempt in range(limits.WRITE_ATTEMPTS_MAX):
             committing = False
             try:
                 async with self._engine.connect() as connection:
-                    result = await unit(connection)
+                    if readonly:
+                        await connection.execution_options(postgresql_readonly=True)
+                    result = await connection.run_sync(unit)
                     committing = True
                     await connection.commit()
                     return result

@@ -60,7 +60,11 @@ class _Job:
 def connect(path: Path, *, readonly: bool = False) -> sa.Engine:
     """An engine on the file, with the pragmas that the durability promise rests on."""
     engine = sa.create_engine(
-        f"sqlite:///{path}", pool_size=limits.SQLITE_READERS, max_overflow=0, connect_args={"timeout": limits.SQLITE_BUSY_MS / 1000, "check_same_thread": False}
+        f"sqlite:///{path}",
+        pool_size=limits.SQLITE_READERS,
+        max_overflow=0,
+        hide_parameters=True,  # they may be hashes and sealed values, and errors are logged
+        connect_args={"timeout": limits.SQLITE_BUSY_MS / 1000, "check_same_thread": False},
     )
 
     @sa.event.listens_for(engine, "connect")
@@ -251,7 +255,7 @@ def _because(error: BaseException) -> Unavailable:
 def lock_file(path: Path) -> int:
     """Hold `PATH.lock` for this process until the descriptor is closed. Raises WrongSettings."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    kind = _file_system(path.parent.resolve())
+    kind = file_system_of(path.parent.resolve(), _mounts())
     if kind in _NETWORK_FILE_SYSTEMS:
         raise WrongSettings(f"database_url: {path.parent} is on a network file system ({kind}), where SQLite loses data; use a local folder or PostgreSQL")
     descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -268,14 +272,18 @@ def lock_file(path: Path) -> int:
     return descriptor
 
 
-def _file_system(folder: Path) -> str:
-    """The type of the file system that the folder is on, from the longest mount point above it; empty where that cannot be told."""
-    best, kind = "", ""
+def _mounts() -> str:
+    """The mount table as the kernel writes it; empty where there is none."""
     try:
-        mounts = Path("/proc/self/mounts").read_text("utf-8", errors="replace").splitlines()
+        return Path("/proc/self/mounts").read_text("utf-8", errors="replace")
     except OSError:
         return ""
-    for line in mounts:
+
+
+def file_system_of(folder: Path, mounts: str) -> str:
+    """The type of the file system that the folder is on, from the longest mount point above it; empty where that cannot be told."""
+    best, kind = "", ""
+    for line in mounts.splitlines():
         _, point, line_kind, *_ = line.split(" ")
         if len(point) >= len(best) and folder.is_relative_to(point.replace("\\040", " ")):
             best, kind = point, line_kind

@@ -85,7 +85,7 @@ def revoke_token(tx: Tx, token: VerifiedClaims) -> None:
         return
     if token.agent_id != tx.caller.agent_id and "tokens:write" not in tx.caller.scopes:
         entry = AuditEntry("access.denied", "failure", "token", token.token_id, metadata={"requiredScope": "tokens:write"})
-        raise NotYourToken(audit=[entry])
+        raise NotYourToken(scope="tokens:write", audit=[entry])
     is_new = tx.insert_new(
         revoked_tokens,
         organization_id=token.organization_id,

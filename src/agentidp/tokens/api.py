@@ -3,7 +3,7 @@
 The first three are plain ASGI endpoints served ahead of the framework: they parse their own form and answer in OAuth's shapes.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +17,8 @@ from agentidp.auth.guard import GuardedRoute, OAuthRoute, write
 from agentidp.auth.instance import instance_of
 from agentidp.auth.jws import InvalidToken
 from agentidp.auth.jwt import VerifiedClaims, verify_access_token
+from agentidp.auth.scopes import SCOPES
+from agentidp.core import limits
 from agentidp.core.caller import AuditEntry, Caller
 from agentidp.core.errors import Invalid, InvalidScopes, Unauthenticated
 from agentidp.core.http import NO_STORE, JsonResponse
@@ -26,20 +28,34 @@ from agentidp.ledger.entries import Entry, SecretSnapshot
 from agentidp.tokens import actions
 from agentidp.tokens.clients import Form, presented_client, read_form
 from agentidp.tokens.grants import GRANTS
-from agentidp.tokens.rules import InvalidClient, InvalidTarget, NotYourToken, UnauthorizedClient, UnsupportedGrantType
+from agentidp.tokens.rules import RESOURCE_PATTERN, InvalidClient, InvalidTarget, NotYourToken, UnauthorizedClient, UnsupportedGrantType
 
 router = APIRouter(prefix="/api/v1", tags=["Tokens"], route_class=GuardedRoute)
 oauth_router = APIRouter(prefix="/api/v1", tags=["Tokens"], route_class=OAuthRoute)
 
 
+_SCOPE = "|".join(SCOPES)
+_OTHERS: dict[str, Any] = {"additionalProperties": {"type": "string"}}  # ignored (RFC 6749 section 3.1), but given once
+Resource = Annotated[str, Field(json_schema_extra={"pattern": f"^$|{RESOURCE_PATTERN}", "maxLength": limits.RESOURCE_CHARACTERS_MAX})]
+
+
 class TokenRequest(BaseModel):
-    """The form of a token request. Parameters that are not listed are ignored."""
+    """The form of a token request. Parameters that are not listed are ignored; an empty one counts as absent."""
+
+    model_config = ConfigDict(json_schema_extra=_OTHERS)
 
     grant_type: str = Field(examples=["client_credentials"], json_schema_extra={"enum": [*sorted(GRANTS)]})
     client_id: str = Field("", description="The agent's id; not beside HTTP Basic.")
     client_secret: str = Field("", description="The agent's secret; not beside HTTP Basic.", json_schema_extra={"format": "password"})
-    scope: str = Field("", description="Scopes separated by spaces; all allowed ones but admin:orgs when absent.", examples=["agents:read"])
-    resource: list[str] = Field([], description="Whom the token is for (RFC 8707); may be repeated.", examples=[["https://api.example.com"]])
+    scope: str = Field(
+        "",
+        description="Scopes separated by spaces; all allowed ones but admin:orgs when absent.",
+        examples=["agents:read"],
+        json_schema_extra={"pattern": f"^(({_SCOPE})( ({_SCOPE}))*)?$", "maxLength": limits.SCOPE_CHARACTERS_MAX},
+    )
+    resource: list[Resource] = Field(
+        [], max_length=limits.RESOURCES_MAX, description="Whom the token is for (RFC 8707); may be repeated.", examples=[["https://api.example.com"]]
+    )
 
 
 class TokenResponse(BaseModel):
@@ -55,7 +71,9 @@ class TokenResponse(BaseModel):
 class TokenForm(BaseModel):
     """The token to look at, and the client's own credentials unless it uses Basic or a bearer token."""
 
-    token: str
+    model_config = ConfigDict(json_schema_extra=_OTHERS)
+
+    token: str = Field(min_length=1)
     token_type_hint: str = Field("", description="Ignored: there is one kind of token.")
     client_id: str = ""
     client_secret: str = Field("", json_schema_extra={"format": "password"})
@@ -101,7 +119,7 @@ async def token(request: Request) -> Response:
     "/token/introspect",
     operation_id="introspectToken",
     response_model=Introspection,
-    **oauth(TokenForm, InvalidClient, UnauthorizedClient, NotYourToken, security=[{"bearer": []}, {"basic": []}, {}]),
+    **oauth(TokenForm, InvalidClient, UnauthorizedClient, NotYourToken, security=[{"bearer": []}, {"basic": []}, {}], otherwise="tokens:read"),
 )
 async def introspect(request: Request) -> Response:
     """Ask whether a token of your organization is active. Authenticate with a bearer token holding `tokens:read`, or as a client."""
@@ -122,7 +140,15 @@ async def introspect(request: Request) -> Response:
     "/token/revoke",
     operation_id="revokeToken",
     response_class=Response,
-    **oauth(TokenForm, InvalidClient, UnauthorizedClient, NotYourToken, security=[{"bearer": []}, {"basic": []}, {}], answer="Revoked, or nothing to revoke."),
+    **oauth(
+        TokenForm,
+        InvalidClient,
+        UnauthorizedClient,
+        NotYourToken,
+        security=[{"bearer": []}, {"basic": []}, {}],
+        otherwise="tokens:write",
+        answer="Revoked, or nothing to revoke.",
+    ),
 )
 async def revoke(request: Request) -> Response:
     """Revoke a token: your own, or with `tokens:write` any of your organization's. Unknown and foreign tokens are answered alike."""

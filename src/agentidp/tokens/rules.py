@@ -8,11 +8,13 @@ from urllib.parse import urlsplit
 
 from agentidp.core import limits
 from agentidp.core.caller import AuditEntry
-from agentidp.core.errors import Invalid, InvalidScopes, Problem, TooManyRequests
+from agentidp.core.errors import Forbidden, Invalid, InvalidScopes, Problem, TooManyRequests
 from agentidp.ledger.entries import Snapshot
 
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+( [\x21\x23-\x5B\x5D-\x7E]+)*", re.ASCII)
-_URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:[\x21\x24-\x3B\x3D\x3F-\x5B\x5D\x5F\x61-\x7A\x7E]+", re.ASCII)
+# An absolute URI without fragment (RFC 3986 section 4.3); one of http or https names its host.
+RESOURCE_PATTERN = r"^(?![Hh][Tt][Tt][Pp][Ss]?:(?!//[^/?:@]))[a-zA-Z][a-zA-Z0-9+.-]*:[\x21\x24-\x3B\x3D\x3F-\x5B\x5D\x5F\x61-\x7A\x7E]+$"
+_URI = re.compile(RESOURCE_PATTERN.strip("^$"), re.ASCII)
 
 
 class InvalidClient(Problem):
@@ -48,8 +50,7 @@ class TooManyTokens(TooManyRequests):
         super().__init__(headers={"Retry-After": str(retry_after_seconds)}, audit=audit)
 
 
-class NotYourToken(Problem):
-    status, code, oauth_error = 403, "FORBIDDEN", "insufficient_scope"
+class NotYourToken(Forbidden):
     title = "Revoking another agent's token needs scope tokens:write."
 
 

@@ -1,0 +1,154 @@
+"""Who writes which table, and that what belongs to an organization is only looked at through it."""
+
+import ast
+import re
+from collections.abc import Iterator
+
+import pytest
+from tests.architecture.source import MIGRATIONS, PACKAGE, Module, functions, literals, modules, table_names, tables
+
+# Statements that are not scoped by the organization, by file and function: each with the reason why that is right.
+UNSCOPED = {
+    ("src/agentidp/credentials/queries.py", "_by_secret"): "the presented secret says whose it is; the answer carries the organization",
+    ("src/agentidp/tokens/actions.py", "sweep_revoked_tokens"): "housekeeping: forgets revocations of expired tokens, whoever's they are; nothing is shown",
+    ("src/agentidp/worker.py", "_count_expiring"): "one number over all tenants, without a label, for the operator",
+}
+_WRITES = re.compile(r"\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|UPDATE|DELETE\s+FROM)\s+\"?(\w+)", re.IGNORECASE)
+_READS = re.compile(r"\b(?:FROM|JOIN|UPDATE)\s+\"?(\w+)", re.IGNORECASE)
+
+
+def product() -> list[Module]:
+    return [module for module in modules("src") if not module.path.is_relative_to(MIGRATIONS)]
+
+
+def test_every_table_names_an_owner_that_exists() -> None:
+    slices = {path.name.removesuffix(".py") for path in PACKAGE.iterdir()}
+    assert len(tables()) >= 9
+    assert {table.name: table.owner for table in tables().values() if table.owner not in slices} == {}
+
+
+def test_only_the_owner_writes_a_table() -> None:
+    written = [(module, line, table) for module in product() for line, table in writes(module)]
+    assert {table for _, _, table in written} == set(tables()), "a table that nobody writes, or a way of writing that this test does not see"
+    foreign = [f"{module.name}:{line} writes {table}" for module, line, table in written if module.slice != tables()[table].owner]
+    assert not foreign
+
+
+def test_what_belongs_to_an_organization_is_read_through_it() -> None:
+    loose = {(module.name, function): table for module in product() for function, table in unscoped(module)}
+    unexplained = {place: table for place, table in loose.items() if place not in UNSCOPED}
+    assert not unexplained, "scope the statement by organization_id, or list it in UNSCOPED with the reason"
+    assert not UNSCOPED.keys() - loose.keys(), "these exceptions are no longer needed"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "sa.select(agents)",
+        "sa.select(agents.c.email).where(agents.c.agent_id == agent_id)",
+        "sa.select(sa.func.count()).select_from(agents)",
+        "sa.select(agents).where(agents.c.organization_id == credentials.c.organization_id)",
+        "sa.update(agents).where(agents.c.agent_id == agent_id).values(name='x')",
+        "sa.select(sa.exists().where(agents.c.agent_id == agent_id))",
+        "text('SELECT email FROM agents WHERE agent_id = ?')",
+    ],
+)
+def test_an_unscoped_statement_is_seen(statement: str) -> None:
+    assert list(unscoped(snippet(statement))) == [("find", "agents")]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "sa.select(agents).where(agents.c.organization_id == tx.caller.organization_id)",
+        "sa.select(agents).join(credentials, credentials.c.organization_id == agents.c.organization_id).where(credentials.c.organization_id == mine)",
+        "text('SELECT email FROM agents WHERE organization_id = ?')",
+        "sa.select(signing_keys)",
+    ],
+)
+def test_a_scoped_statement_is_left_alone(statement: str) -> None:
+    assert not list(unscoped(snippet(statement)))
+
+
+@pytest.mark.parametrize(
+    "statement", ["sa.insert(agents)", "agents.update()", "postgresql.insert(agents)", "tx.insert_new(agents, name='x')", "text('DELETE FROM agents')"]
+)
+def test_a_write_is_seen(statement: str) -> None:
+    assert [table for _, table in writes(snippet(statement))] == ["agents"]
+
+
+def snippet(statement: str) -> Module:
+    text = f"from agentidp.db.schema import agents, credentials, signing_keys\ndef find(tx, agent_id, mine):\n    return {statement}\n"
+    return Module(PACKAGE / "snippet.py", text, ast.parse(text))
+
+
+def writes(module: Module) -> Iterator[tuple[int, str]]:
+    """Line and table of every statement that writes: through SQLAlchemy, through `insert_new`, or as text."""
+    names = table_names(module)
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            verb, target = node.func.attr, ast.unparse(node.func.value)
+            argument = ast.unparse(node.args[0]) if node.args else ""
+            if verb in {"insert", "update", "delete", "insert_new"} and (argument in names or target in names):
+                yield node.lineno, names.get(argument) or names[target]
+    for line, text in literals(module.tree):
+        yield from ((line, name) for name in _WRITES.findall(text) if name in tables())
+
+
+def unscoped(module: Module) -> Iterator[tuple[str, str]]:
+    """Function and table of every statement that reaches an organization's rows without naming the organization.
+
+    Tables that are joined by `organization_id` count as one; one comparison with a value is enough for all of them.
+    """
+    names = {local: name for local, name in table_names(module).items() if tables()[name].has_organization}
+    for name, statement in _statements(module.tree):
+        anchored, links = _comparisons(statement, names)
+        yield from ((name, table) for table in sorted(_sources(statement, names)) if not _reach(table, links) & anchored)
+        for _, text in literals(statement):
+            if re.search(r"\b(SELECT|UPDATE|DELETE)\b", text) and "organization_id" not in text:
+                yield from ((name, table) for table in _READS.findall(text) if table in tables() and tables()[table].has_organization)
+
+
+def _statements(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
+    """Every function by its name, and what stands at the top of the module by the name that it gets."""
+    yield from ((function.name, function) for function in functions(tree))
+    yield from ((ast.unparse(node.targets[0]), node) for node in tree.body if isinstance(node, ast.Assign))
+
+
+def _sources(function: ast.AST, names: dict[str, str]) -> set[str]:
+    """The tables that the function's statements read from, change or delete from."""
+    found = set()
+    for node in ast.walk(function):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        if node.func.attr in {"select", "select_from", "update", "delete"}:
+            arguments = node.args
+        elif node.func.attr in {"join", "outerjoin"}:
+            arguments = node.args[:1]
+        elif node.func.attr == "where" and ast.unparse(node.func.value) == "sa.exists()":
+            arguments = node.args
+        else:
+            continue
+        found |= {names[ast.unparse(part)] for argument in arguments for part in ast.walk(argument) if ast.unparse(part) in names}
+    return found
+
+
+def _comparisons(function: ast.AST, names: dict[str, str]) -> tuple[set[str], list[set[str]]]:
+    """The tables whose organization is compared with a value, and the pairs whose organizations are compared with each other."""
+    anchored, links = set(), []
+    for node in ast.walk(function):
+        if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq):
+            sides = [ast.unparse(side).removesuffix(".c.organization_id") for side in (node.left, node.comparators[0])]
+            columns = {names[side] for side, whole in zip(sides, (node.left, node.comparators[0]), strict=True) if side in names and side != ast.unparse(whole)}
+            if len(columns) == 1:
+                anchored |= columns
+            elif columns:
+                links.append(columns)
+    return anchored, links
+
+
+def _reach(table: str, links: list[set[str]]) -> set[str]:
+    reached = {table}
+    for _ in links:
+        reached = reached.union(*(pair for pair in links if pair & reached))
+    return reached

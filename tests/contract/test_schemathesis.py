@@ -1,0 +1,125 @@
+"""Every operation under schemathesis: all its checks, on documented, boundary and random requests, valid and invalid ones.
+
+Per operation, over real HTTP, from one seed. Each request gets agents and credentials of its own to work on, so that whatever the
+operation does, the caller stays who it is.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import strategies as st
+from schemathesis.engine import events, from_schema
+from schemathesis.hooks import unregister
+from tests.serving import RunningServer
+from tests.tenants import Tenant, TestAgent
+
+from agentidp.app import ROUTES
+from agentidp.audit.queries import list_events
+from agentidp.audit.rules import AuditFilter
+from agentidp.auth.scopes import SCOPES
+from agentidp.credentials.queries import list_credentials
+from agentidp.db.paging import PageRequest
+
+pytestmark = pytest.mark.slow
+
+SEED = 20_261_122
+FUZZED_REQUESTS = 40  # per operation
+OPERATIONS = sorted(str(route.operation_id) for route in ROUTES if route.include_in_schema)
+TOKEN = "POST /api/v1/token"
+
+# What JSON Schema cannot say: an expiry lies in the future.
+_FUTURE_DAYS = st.integers(1, 365 * 5000)
+schemathesis.openapi.format("date-time", _FUTURE_DAYS.map(lambda days: (datetime.now(UTC) + timedelta(days)).isoformat().replace("+00:00", "Z")))
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+@pytest.mark.parametrize("operation_id", OPERATIONS)
+def test_random_requests_find_nothing(server: RunningServer, tenant: Tenant, operation_id: str) -> None:
+    """Fuzzing looks at the code above the database, so one engine is enough."""
+    assert findings(server, tenant, operation_id, {"fuzzing"}) == []
+
+
+@pytest.mark.parametrize("operation_id", OPERATIONS)
+def test_documented_and_boundary_requests_find_nothing(server: RunningServer, tenant: Tenant, operation_id: str) -> None:
+    """Each example, each boundary of each parameter, each missing or superfluous part."""
+    assert findings(server, tenant, operation_id, {"examples", "coverage"}) == []
+
+
+def findings(server: RunningServer, tenant: Tenant, operation_id: str, phases: set[str]) -> list[str]:
+    """What schemathesis has to say against one operation."""
+    caller = tenant.agent(*SCOPES)
+    headers = {} if operation_id == "issueToken" else {"Authorization": f"Bearer {caller.token(' '.join(SCOPES))}"}
+    config = schemathesis.Config.from_dict(
+        {
+            "seed": SEED,
+            "base-url": server.url,
+            "headers": headers,
+            "generation": {"max-examples": FUZZED_REQUESTS, "deterministic": True, "database": "none"},
+            "phases": {name: {"enabled": name in phases} for name in ("examples", "coverage", "fuzzing", "stateful")},
+        }
+    )
+    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json", config=config).include(operation_id=operation_id)
+    found, requests = [], 0
+    with hooks(is_sayable, partial(prepare, tenant, caller, set())):
+        for event in from_schema(schema).execute():
+            if isinstance(event, events.ScenarioFinished):
+                requests += len(event.recorder.interactions)
+                for checks in event.recorder.checks.values():
+                    found += [f"{check.failure_info.failure}\n{check.failure_info.code_sample}" for check in checks if check.failure_info]
+            elif isinstance(event, events.NonFatalError | events.FatalError):
+                found.append(str(event))
+    assert requests, "nothing was sent"
+    return found
+
+
+@contextlib.contextmanager
+def hooks(keep: Callable[[Any], bool], prepare: Callable[[Any], None]) -> Iterator[None]:
+    """Both in effect for the length of the block; schemathesis keeps its hooks in one place for the whole process."""
+
+    def filter_case(context: Any, case: Any) -> bool:
+        return keep(case)
+
+    def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
+        prepare(case)
+
+    for hook in (filter_case, before_call):
+        schemathesis.hook(hook)
+    yield
+    for hook in (filter_case, before_call):
+        unregister(hook)
+
+
+def is_sayable(case: Any) -> bool:
+    """Whether the request keeps to the rules between query parameters, which OpenAPI has no words for."""
+    names = (case.query or {}).keys()
+    return not (names >= {"page", "cursor"} or names >= {"fromDate", "toDate"})
+
+
+def prepare(tenant: Tenant, caller: TestAgent, seen_emails: set[str], case: Any) -> None:
+    """Something real to work on: throw-away agents and credentials, an event, an email that is still free, the client's own secret."""
+    path, body = case.path_parameters, case.body if isinstance(case.body, dict) else {}
+    if "agentId" in path:
+        victim = tenant.agent()
+        path["agentId"] = victim.agent_id
+        if "credentialId" in path:
+            path["credentialId"] = newest(tenant, list_credentials, victim.agent_id, None).credential_id
+    if "eventId" in path:
+        path["eventId"] = newest(tenant, list_events, AuditFilter()).event_id
+    if case.operation.label == TOKEN:
+        body |= {"client_id": caller.agent_id, "client_secret": caller.client_secret}
+    else:
+        body.pop("client_secret", None)  # the caller has proven itself with its bearer token
+    if isinstance(email := body.get("email"), str):
+        if email in seen_emails:
+            body["email"] = f"{len(seen_emails)}{email}"
+        seen_emails.add(email)
+
+
+def newest(tenant: Tenant, query: Callable[..., Any], *args: Any) -> Any:
+    """The first row of a list."""
+    return tenant.server.read(query, tenant.admin.caller, *args, PageRequest(1, page=1)).rows[0]

@@ -1,0 +1,114 @@
+"""The cast of the tenancy matrix: a tenant, a stranger's tenant, and for each actor a token; fresh targets; the rows of both before and after."""
+
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+import sqlalchemy as sa
+from tests.matrices.declared import Operation
+from tests.serving import RunningServer
+from tests.tenants import ALL_SCOPES, Tenant, TestAgent, make_tenant, registration
+
+from agentidp.agents.actions import update_agent
+from agentidp.core.caller import Caller
+from agentidp.db.schema import audit_events, credentials, metadata
+from agentidp.db.unit import Tx
+
+Rows = dict[str, frozenset[tuple[Any, ...]]]
+
+
+@dataclass
+class World:
+    """Two tenants of one server. Tokens are asked for once; agents that end up inactive got theirs while they were active."""
+
+    server: RunningServer
+    home: Tenant = field(init=False)
+    away: Tenant = field(init=False)
+    tokens: dict[tuple[str, str | None], str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.home, self.away = make_tenant(self.server), make_tenant(self.server)
+        self.actors: dict[str, TestAgent] = {
+            "agent": self.home.admin,
+            "sibling": self.home.agent(*ALL_SCOPES),
+            "stranger": self.away.agent(*ALL_SCOPES),
+            "foreign administrator": self.away.admin,
+        }
+        for state in ("suspended", "decommissioned"):
+            agent = self.actors[state] = self.home.agent(*ALL_SCOPES)
+            for scope in sorted(ALL_SCOPES):
+                self.tokens[state, scope] = agent.token(scope)
+            self.server.write(update_agent, agent.caller, agent.agent_id, {"status": state})
+
+    def token(self, actor: str, scope: str | None) -> str:
+        """A token of the actor with that scope; with all of them when None; with all but one when the scope begins with a minus sign."""
+        if (actor, scope) not in self.tokens:
+            asked = None if scope is None else " ".join(sorted(ALL_SCOPES - {scope[1:]})) if scope.startswith("-") else scope
+            self.tokens[actor, scope] = self.actors[actor].token(asked)
+        return self.tokens[actor, scope]
+
+    def target(self) -> dict[str, str]:
+        """A fresh thing of the home tenant for every path parameter that exists."""
+        agent = self.home.agent("agents:write")
+        (credential,) = self.rows_of(credentials, agent, "credential_id")
+        (event,) = self.rows_of(audit_events, agent, "event_id", action="credential.generated", target_id=credential)
+        return {"agentId": agent.agent_id, "credentialId": credential, "eventId": event}
+
+    def rows_of(self, table: sa.Table, agent: TestAgent, column: str, **equal: str) -> list[str]:
+        query = sa.select(table.c[column]).where(table.c.organization_id == self.home.organization_id)
+        query = query.where(*(table.c[name] == value for name, value in equal.items())) if equal else query.where(table.c.agent_id == agent.agent_id)
+        return [row[0] for row in self.server.read(_all, agent.caller, query)]
+
+    def snapshot(self, tenant: Tenant) -> Rows:
+        """Every row of the tenant in every table but the audit events, and how many rows the tables without tenant hold."""
+        return dict(self.server.read(_rows, Caller(tenant.organization_id)))
+
+    def events(self, request_id: str) -> list[tuple[str, str, str]]:
+        """What a request left on record anywhere: organization, action, outcome."""
+        columns = (audit_events.c.organization_id, audit_events.c.action, audit_events.c.outcome)
+        return [tuple(row) for row in self.server.read(_all, Caller(""), sa.select(*columns).where(audit_events.c.request_id == request_id))]
+
+    def request(self, operation: Operation, path: dict[str, str], token: str | None, **options: Any) -> httpx2.Response:
+        headers = {"X-Request-Id": uuid.uuid4().hex} | ({"Authorization": f"Bearer {token}"} if token else {}) | options.pop("headers", {})
+        body = {"json": sample_body(self.server, operation)} if operation.reads_body and "data" not in options else {}
+        with self.server.client(headers=headers) as client:
+            return client.request(operation.method, operation.path.format(**path), **body, **options)
+
+
+def unknown_target() -> dict[str, str]:
+    return {name: str(uuid.uuid4()) for name in ("agentId", "credentialId", "eventId")}
+
+
+def sample_body(server: RunningServer, operation: Operation) -> Any:
+    """A valid body, from the examples of the served document; `registration` where an example may be used only once."""
+    if operation.path == "/api/v1/agents":
+        return registration(scopes=[])
+    described = server.check.document["paths"][operation.path][operation.method.lower()]["requestBody"]
+    return _example(server.check.document, described["content"]["application/json"]["schema"])
+
+
+def _example(document: dict[str, Any], schema: dict[str, Any]) -> Any:
+    if reference := schema.get("$ref"):
+        return _example(document, document["components"]["schemas"][reference.rpartition("/")[2]])
+    for name in ("examples", "enum", "anyOf"):
+        if name in schema:
+            return _example(document, schema[name][0]) if name == "anyOf" else schema[name][0]
+    assert schema.get("type") == "object", f"the schema needs an example: {schema}"
+    return {name: _example(document, schema["properties"][name]) for name in schema.get("required", ())}
+
+
+def _all(tx: Tx, query: sa.Select[Any]) -> list[sa.Row[Any]]:
+    return tx.all(query)
+
+
+def _rows(tx: Tx) -> Rows:
+    rows: Rows = {}
+    for table in metadata.sorted_tables:
+        if table is audit_events:
+            continue
+        query = sa.select(table)
+        if "organization_id" in table.c:
+            query = query.where(table.c.organization_id == tx.caller.organization_id)
+        rows[table.name] = frozenset(tuple(str(value) for value in row) for row in tx.all(query))
+    return rows

@@ -1,0 +1,22 @@
+"""Every guide, command by command, each against a fresh server of its own."""
+
+from pathlib import Path
+
+import pytest
+from tests.architecture.source import ROOT
+from tests.stories.tour import follow, matches
+
+GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs" / "guides").glob("*.md"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guide", GUIDES)
+def test_the_guide_works_as_shown(guide: str, tmp_path: Path) -> None:
+    follow(guide, tmp_path)
+
+
+def test_what_is_shown_is_compared_exactly_but_for_the_gaps() -> None:
+    assert matches('{"id":"…"}\n', '{"id":"42"}')
+    assert matches("a\n…\nz", "a\nb\nc\nz\n")
+    assert not matches('{"active":true}', '{"active":false}')
+    assert not matches("a", "ab")
