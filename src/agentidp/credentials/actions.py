@@ -104,9 +104,10 @@ def stamp_last_used(tx: Tx, organization_id: str, credential_id: str, last_used_
     """Remember the use, at most once a minute: a row written at every token would be the slowest thing about it."""
     if last_used_at is not None and tx.now - last_used_at < limits.LAST_USED_RESOLUTION_MS:
         return
-    tx.run(
-        sa.update(credentials).where(credentials.c.organization_id == organization_id, credentials.c.credential_id == credential_id).values(last_used_at=tx.now)
-    )
+    this = sa.and_(credentials.c.organization_id == organization_id, credentials.c.credential_id == credential_id)
+    # whoever holds the row is stamping it too, or revoking it: no token waits for that
+    free = sa.select(credentials.c.credential_id).where(this).with_for_update(skip_locked=True).scalar_subquery()
+    tx.run(sa.update(credentials).where(this, credentials.c.credential_id == free).values(last_used_at=tx.now))
 
 
 def _lock_manageable(tx: Tx, agent_id: str) -> sa.Row[Any]:

@@ -69,14 +69,11 @@ def to_credential(row: sa.Row[Any], agent_status: str, now: int) -> Credential:
     return Credential(row.credential_id, row.agent_id, row.kind, status, row.hint, row.created_at, row.expires_at, row.revoked_at, row.last_used_at)
 
 
-def authenticate_client(tx: Tx, client_id: str, presented_secret: str, secret_key: bytes, *, lock: bool = False) -> Authenticated | AuthenticationFailure:
-    """Who presents this secret. The same work is done for an unknown id, a wrong, a revoked and an expired secret.
-
-    With `lock`, agent and credential cannot change until the unit of work ends.
-    """
+def authenticate_client(tx: Tx, client_id: str, presented_secret: str, secret_key: bytes) -> Authenticated | AuthenticationFailure:
+    """Who presents this secret. The same work is done for an unknown id, a wrong, a revoked and an expired secret."""
     secret = parse_client_secret(presented_secret)
     presented_hash = keyed_hash(secret_key, presented_secret)
-    row = tx.one(_by_secret(secret.credential_key if secret else "", lock=lock))
+    row = tx.one(_by_secret(secret.credential_key if secret else ""))
     stored_hash = row.secret_hash if row is not None else bytes(len(presented_hash))
     matches = hmac.compare_digest(presented_hash, stored_hash)
     if row is None or secret is None:
@@ -94,8 +91,8 @@ def authenticate_client(tx: Tx, client_id: str, presented_secret: str, secret_ke
     return Authenticated(*owner, row.credential_id, is_active, frozenset(row.scopes.split()), row.token_epoch, min(expiries, default=None), row.last_used_at)
 
 
-def _by_secret(credential_key: str, *, lock: bool) -> sa.Select[Any]:
-    query = (
+def _by_secret(credential_key: str) -> sa.Select[Any]:
+    return (
         sa.select(
             credential_secrets.c.secret_hash,
             credential_secrets.c.valid_until,
@@ -122,7 +119,6 @@ def _by_secret(credential_key: str, *, lock: bool) -> sa.Select[Any]:
         .join(organizations, organizations.c.organization_id == agents.c.organization_id)
         .where(credential_secrets.c.credential_key == credential_key)
     )
-    return query.with_for_update(read=True) if lock else query
 
 
 def _of_agent(tx: Tx, agent_id: str) -> sa.Select[Any]:

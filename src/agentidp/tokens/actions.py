@@ -8,6 +8,7 @@ from agentidp.auth.jwt import VerifiedClaims
 from agentidp.auth.scopes import granted_scopes, to_text
 from agentidp.core import limits
 from agentidp.core.caller import OPERATOR_SCOPE, AuditEntry, Caller, Origin
+from agentidp.core.clock import to_rfc3339
 from agentidp.core.errors import InvalidScopes
 from agentidp.core.ids import new_id
 from agentidp.credentials.actions import stamp_last_used
@@ -17,9 +18,9 @@ from agentidp.db.unit import Tx
 from agentidp.tokens.rules import InvalidClient, IssuedToken, NotYourToken, UnauthorizedClient, expiry
 
 
-def authenticate(tx: Tx, client_id: str, presented_secret: str, secret_key: bytes, *, lock: bool = False) -> Authenticated:
+def authenticate(tx: Tx, client_id: str, presented_secret: str, secret_key: bytes) -> Authenticated:
     """The active agent behind the secret. Raises InvalidClient or UnauthorizedClient, each with its audit event."""
-    client = authenticate_client(tx, client_id, presented_secret, secret_key, lock=lock)
+    client = authenticate_client(tx, client_id, presented_secret, secret_key)
     if isinstance(client, AuthenticationFailure):
         entry = AuditEntry("auth.failed", "failure", organization_id=client.organization_id, agent_id=client.agent_id, metadata={"reason": client.reason})
         raise InvalidClient(audit=[entry])
@@ -44,8 +45,12 @@ def issue_token(
     audience: tuple[str, ...],
     lifetime_seconds: int,
 ) -> IssuedToken:
-    """Decide on and record an access token. Raises InvalidClient, UnauthorizedClient, InvalidScopes, each recorded."""
-    client = authenticate(tx, client_id, presented_secret, secret_key, lock=True)
+    """Decide on and record an access token. Raises InvalidClient, UnauthorizedClient, InvalidScopes, each recorded.
+
+    Locks nothing: a stream of token requests would keep a revocation waiting. A token decided on while the agent is being stopped
+    carries the old epoch or the revoked credential, and is dead.
+    """
+    client = authenticate(tx, client_id, presented_secret, secret_key)
     try:
         scopes = granted_scopes(scope, client.scopes)
     except InvalidScopes as error:
@@ -73,7 +78,7 @@ def issue_token(
         scope=to_text(scopes),
         audience=list(audience),
         credentialId=token.credential_id,
-        expiresAt=token.expires_at,
+        expiresAt=to_rfc3339(token.expires_at * 1000),
     )
     return token
 
