@@ -9,13 +9,13 @@ from typing import Any
 import jsonschema_rs
 import pytest
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
+from tests.reference import problems
 from tests.serving import RunningServer
 from tests.tenants import Tenant
 
 from agentidp.app import ROUTES, methods_of
 from agentidp.auth.guard import OAuthRoute
 from agentidp.auth.scopes import SCOPES
-from agentidp.core.errors import Problem
 from agentidp.documents import build_openapi
 
 DOCUMENT: dict[str, Any] = json.loads(build_openapi(list(ROUTES), "http://127.0.0.1:3000"))
@@ -25,11 +25,6 @@ FOLDER_OF_TAG = {"OpenID Connect": "oidc", "Metrics": "health"}  # every other t
 SCHEMAS = DOCUMENT["components"]["schemas"]
 
 each_operation = pytest.mark.parametrize("operation", [pytest.param(value, id=key) for key, value in OPERATIONS.items()])
-
-
-def problems(kind: type[Problem] = Problem) -> list[type[Problem]]:
-    """The kind and everything below it that the product defines."""
-    return [kind, *(found for child in kind.__subclasses__() for found in problems(child))]
 
 
 CODES = {problem.code for problem in problems()}
