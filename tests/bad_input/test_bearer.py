@@ -19,6 +19,7 @@ from agentidp.core.ids import new_id
 
 FOREIGN = ec.generate_private_key(ec.SECP256R1())
 FOREIGN_RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+NOBODY = new_id(0)
 OUTSIDE = "https://keys.attacker.example/jwks.json"
 
 
@@ -190,7 +191,7 @@ CLAIMS: dict[str, Maker] = {
     "a foreign organization": lambda kit: kit.claim(organization_id=kit.target.server.instance.operator_organization_id),
     "an unknown organization": lambda kit: kit.claim(organization_id=new_id(0)),
     "an organization in capitals": lambda kit: kit.claim(organization_id=kit.claims["organization_id"].upper()),
-    "an unknown agent": lambda kit: (lambda other: kit.claim(sub=other, client_id=other))(new_id(0)),
+    "an unknown agent": lambda kit: kit.claim(sub=NOBODY, client_id=NOBODY),
     "another agent than the credential's": lambda kit: kit.claim(sub=kit.target.agent.agent_id, client_id=kit.target.agent.agent_id),
     "an unknown credential": lambda kit: kit.claim(credential_id=new_id(0)),
     "another agent's credential": lambda kit: kit.claim(credential_id=kit.target.ids["credentialId"]),
@@ -217,7 +218,7 @@ FORMS: dict[str, Maker] = {
     "no claims": lambda kit: "{0}..{2}".format(*kit.split()),
     "no header": lambda kit: ".{1}.{2}".format(*kit.split()),
     "JSON serialization": lambda kit: json.dumps(dict(zip(("protected", "payload", "signature"), kit.split(), strict=True)), separators=(",", ":")),
-    "padding on the header": lambda kit: "{0}=.{1}.{2}".format(*kit.split()),
+    "padding on the header": lambda kit: kit.token.replace(".", "=.", 1),
     "padding on the signature": lambda kit: kit.token + "==",
     "other bits in the last character": lambda kit: kit.token.rpartition(".")[0] + "." + other_last_character(kit.split()[2]),
     "another alphabet": lambda kit: kit.signed(b'{"alg":"ES256","x":"\xc3\xbf\xc3\xbf\xc3\xbf"}', json.dumps(kit.claims)).replace("_", "/").replace("-", "+"),
