@@ -76,6 +76,10 @@ def build_openapi(routes: list[APIRoute], issuer: str) -> bytes:
 def _put_right(operation: dict[str, Any]) -> None:
     operation["summary"] = operation["description"].partition(". ")[0].partition("\n")[0].removesuffix(".")
     operation["responses"].pop("422", None)
+    for response in operation["responses"].values():
+        content = response.get("content", {})
+        if content.keys() == {"application/json", "text/html"}:  # a page's errors are JSON, too
+            content["application/json"] |= content.pop("text/html")
     for parameter in operation.get("parameters", ()):
         schema = parameter["schema"]
         if "anyOf" in schema:  # an optional parameter is absent, never null

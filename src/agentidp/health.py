@@ -35,6 +35,10 @@ _LOCAL_OR_OPERATOR = {
     "security": [{}, {"bearer": []}],
 }
 Status = Literal["healthy", "degraded", "unreachable"]
+_REPORT: dict[str, Any] = {"status": "degraded", "version": __version__, "uptimeSeconds": 86400}
+_DEGRADED = {"application/json": {"examples": {"degraded": {"value": _REPORT | {"services": {"database": "degraded"}}}}}}
+_SERVICE = {"status": "unreachable", "latencyMs": 0.4, "version": "SQLite 3.50.4"}
+_UNREACHABLE = {"application/json": {"examples": {"unreachable": {"value": _REPORT | {"services": {"database": _SERVICE}}}}}}
 
 
 class Probe:
@@ -126,7 +130,7 @@ class DetailedHealth(BaseModel):
     tags=["Health"],
     operation_id="getHealth",
     response_model=Health,
-    responses={**error_responses(ALWAYS), 503: {"model": Health, "description": "Degraded."}},
+    responses={**error_responses(ALWAYS), 503: {"model": Health, "description": "Degraded.", "content": _DEGRADED}},
     openapi_extra={"x-scope": PUBLIC, "security": []},
 )
 async def health(request: Request) -> Response:
@@ -150,7 +154,7 @@ async def health(request: Request) -> Response:
     responses={
         **error_responses((*ALWAYS, Unauthenticated, Forbidden)),
         207: {"model": DetailedHealth, "description": "Degraded."},
-        503: {"model": DetailedHealth, "description": "Unreachable."},
+        503: {"model": DetailedHealth, "description": "Unreachable.", "content": _UNREACHABLE},
     },
     openapi_extra=_LOCAL_OR_OPERATOR,
 )

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -27,10 +29,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _collected_bytes = 0
     _got_further = False
+    _data = b""
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the parent
         super().connection_made(transport)
+        self.access_log = False  # whatever handlers the logger has: uvicorn's lines hold the whole URL
         self._cut_after(self.head_seconds_max)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -38,7 +42,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._got_further = False
+        self._got_further, self._data = False, data
         super().data_received(data)
         self._collected_bytes = 0 if self._got_further else self._collected_bytes + len(data)
         if self._collected_bytes > _COLLECTED_BYTES_MAX and not self.transport.is_closing():
@@ -53,6 +57,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._got_further = True
+        if self._asks_to_upgrade():
+            return
         self._cut_after(self.body_seconds_max)
         super().on_headers_complete()
 
@@ -62,8 +68,25 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._got_further = True
+        if self._asks_to_upgrade():
+            return
         self._clear_deadline()
         super().on_message_complete()
+
+    def _asks_to_upgrade(self) -> bool:
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """The parent's handler of HttpParserUpgrade. The parser has left the body unread: ask it again, without the question (RFC 9110 section 7.8).
+
+        Java's client, for one, asks with every request to an http URL.
+        """
+        error = sys.exception()
+        assert isinstance(error, httptools.HttpParserUpgrade)
+        headers = [name + b": " + value + b"\r\n" for name, value in self.headers if name != b"upgrade"]
+        line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        self.parser = httptools.HttpRequestParser(self)
+        super().data_received(line + b"".join(headers) + b"\r\n" + self._data[error.args[0] :])
 
     def _cut_after(self, seconds: float) -> None:
         self._clear_deadline()

@@ -21,7 +21,7 @@ def committed() -> dict[str, str]:
     for name in answer.stdout.decode().split("\0"):
         path = ROOT / name
         if name and path.is_file() and b"\0" not in (raw := path.read_bytes()):
-            found[name] = raw.decode("utf-8")
+            found[name] = raw.decode("utf-8", errors="replace")
     return found
 
 

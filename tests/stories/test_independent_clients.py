@@ -4,7 +4,6 @@ import base64
 import hashlib
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -19,7 +18,6 @@ from requests_oauthlib import OAuth2Session as RequestsOAuth2Session
 from tests.processes import ServerProcess, serving
 
 ALGORITHMS = ("ES256", "RS256", "Ed25519")
-
 
 
 @pytest.fixture(scope="module", params=ALGORITHMS)

@@ -7,9 +7,11 @@ because the operation's was rolled back; when it cannot be recorded the answer i
 import logging
 import re
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 from urllib.parse import parse_qsl
 
+import sqlalchemy as sa
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -25,6 +27,7 @@ from agentidp.core import limits
 from agentidp.core.caller import AuditEntry, Caller, Origin
 from agentidp.core.errors import Forbidden, Invalid, InvalidFields, Problem, Unauthenticated, UnsupportedMediaType
 from agentidp.core.http import media_type, parse_json, read_body, render
+from agentidp.db.schema import organizations
 from agentidp.db.unit import Tx
 
 P = ParamSpec("P")
@@ -64,7 +67,7 @@ async def authenticate(request: Request, scope: str) -> Caller:
     """
     instance = instance_of(request)
     values = request.headers.getlist("authorization")
-    match = _BEARER.fullmatch(values[0]) if len(values) == 1 else None
+    match = _BEARER.fullmatch(values[0].strip(" ")) if len(values) == 1 else None
     if match is None:
         raise Unauthenticated(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": "no bearer token"})], headers=challenge(instance))
     try:
@@ -118,7 +121,10 @@ async def refuse(request: Request, problem: Problem, *, oauth: bool) -> Response
 
 
 def _record(tx: Tx, entries: Sequence[AuditEntry]) -> None:
-    tx.entries.extend(entries)
+    """A token or a secret names the organization; where that is gone, the event goes on the caller's account."""
+    for entry in entries:
+        known = tx.one(sa.select(organizations.c.organization_id).where(organizations.c.organization_id == entry.organization_id))
+        tx.entries.append(entry if known else replace(entry, organization_id=None))
 
 
 def internal_error(request: Request, *, oauth: bool) -> Response:

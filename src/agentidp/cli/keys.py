@@ -92,7 +92,7 @@ def rotate(
 
 
 @app.command
-def retire(key_id: str, *, config: Config = None) -> None:
+def retire(key_id: Annotated[str, Parameter(allow_leading_hyphen=True, help="As `keys list` shows it.")], *, config: Config = None) -> None:
     """Take a retired key out of the key set now: every token that it signed dies. For compromised keys, after `rotate --at-once`.
 
     For example:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from agentidp.core import limits
 from agentidp.core.errors import WrongSettings
@@ -123,6 +123,17 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
+class _Given(Settings):
+    """Settings that take nothing more from the environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_others: Any, **_other: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del settings_cls
+        return (init_settings,)
+
+
 def load(config_file: Path | None = None, **overrides: Any) -> Settings:
     """Settings from `overrides`, the environment and the TOML file, in this order. Raises WrongSettings."""
     known = {name.upper() for name in Settings.model_fields}
@@ -138,29 +149,21 @@ def load(config_file: Path | None = None, **overrides: Any) -> Settings:
     try:
         settings = Settings(**from_file)
         if overrides:
-            given = settings.model_dump(exclude_unset=True) | overrides
-            settings = Settings.model_validate(given)
+            settings = _Given.model_validate(settings.model_dump(exclude_unset=True) | overrides)
     except ValidationError as error:
         raise WrongSettings(_one_line(error)) from error
-    except ValueError as error:  # pydantic-settings: a nested value that is not JSON
-        raise WrongSettings(str(error)) from error
+    except SettingsError as error:  # it names the field, but not what is wrong
+        raise WrongSettings(f"{error}: lists and whole sections must be JSON") from error
     return settings
 
 
 def _require_origin(url: str, name: str) -> None:
-    parts = urlsplit(url)
     try:
-        port_is_valid = parts.port is None or parts.port > -1
-    except ValueError:
-        port_is_valid = False
-    if (
-        parts.scheme not in {"http", "https"}
-        or not parts.hostname
-        or not port_is_valid
-        or url != f"{parts.scheme}://{parts.netloc}"
-        or "@" in parts.netloc
-        or url != url.lower()
-    ):
+        parts = urlsplit(url)
+        has_host = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # no port number, no IPv6 address
+        has_host = False
+    if not has_host or parts.scheme not in {"http", "https"} or url != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc or url != url.lower():
         raise ValueError(f"{name}: must be scheme://host[:port] in lower case, without path or trailing slash")
 
 

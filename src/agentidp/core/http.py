@@ -35,7 +35,7 @@ def media_type(request: Request) -> str:
     return values[0].partition(";")[0].strip().lower() if len(values) == 1 else ""
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, seconds_max: float = limits.REQUEST_BODY_SECONDS_MAX) -> bytes:
     """The whole body. Raises PayloadTooLarge as soon as it is, UnsupportedMediaType if compressed, Invalid if it drips for too long."""
     if any(value.lower() != "identity" for value in request.headers.getlist("content-encoding")):
         raise UnsupportedMediaType("A compressed body is not accepted.")
@@ -44,7 +44,7 @@ async def read_body(request: Request) -> bytes:
         raise PayloadTooLarge
     body = bytearray()
     try:
-        async with asyncio.timeout(limits.REQUEST_BODY_SECONDS_MAX):
+        async with asyncio.timeout(seconds_max):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limits.BODY_BYTES_MAX:

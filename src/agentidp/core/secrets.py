@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import os
+import re
 import secrets
 
 from cryptography.exceptions import InvalidTag
@@ -17,6 +18,7 @@ from agentidp.core.errors import WrongSettings
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 MASTER_KEY_BYTES = 32
 _NONCE_BYTES = 12
+_SEALED = re.compile(r"v1\.([0-9a-f]{8})\.([A-Za-z0-9_=-]+)", re.ASCII)
 
 
 def base62(number: int, length: int) -> str:
@@ -66,13 +68,13 @@ class Sealer:
 
     def unseal(self, sealed: str, *place: str) -> bytes:
         """The value. Raises WrongSettings when it was sealed under another master key, at another place, or was changed."""
-        version, key_id, box = sealed.split(".", 2)
-        if version != "v1" or key_id != self.key_id:
-            raise WrongSettings(f"master_key: the database is sealed under master key {key_id}, this one is {self.key_id}")
-        raw = base64.urlsafe_b64decode(box)
+        match = _SEALED.fullmatch(sealed)
+        if match and match[1] != self.key_id:
+            raise WrongSettings(f"master_key: the database is sealed under master key {match[1]}, this one is {self.key_id}")
         try:
+            raw = base64.urlsafe_b64decode(match[2] if match else "")
             return self._cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], self._associated_data(place))
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:
             raise WrongSettings(f"a sealed value at {'/'.join(place)} was changed or moved") from error
 
     @staticmethod

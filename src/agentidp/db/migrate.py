@@ -40,7 +40,9 @@ def upgrade(connection: sa.Connection) -> str:
         return "current"
     if revision is None:
         metadata.create_all(connection)
-        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+        connection.exec_driver_sql(
+            "CREATE TABLE IF NOT EXISTS alembic_version (version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
+        )
         connection.execute(sa.insert(_VERSIONS).values(version_num=HEAD))
         return "created"
     run_alembic(connection, "upgrade", "head")

@@ -147,7 +147,7 @@ revoked_tokens = sa.Table(
     sa.Index("ix_revoked_tokens_expires_at", "expires_at"),
 )
 
-# owner: ledger. When a credential was last used, to the minute; apart from `credentials`, whose rows the ledger share-locks.
+# owner: ledger. When a credential was last used, to the minute; apart from `credentials`, so that no revocation waits for it.
 credential_uses = sa.Table(
     "credential_uses",
     metadata,

@@ -1,5 +1,8 @@
-"""A batch of entries in PostgreSQL, on the ledger's own connection. The rows behind the snapshots are share-locked until the commit:
-a revocation either commits before the batch, which then sees it, or waits for the batch."""
+"""A batch of entries in PostgreSQL, on the ledger's own connection: one statement a step, whatever the size.
+
+Locks nothing but counters, in order. Whatever was revoked before a request arrived is seen by its batch; a token whose entry commits
+while its agent is being stopped carries the old epoch or the revoked credential, and is dead.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +15,6 @@ FROM unnest($1::uuid[], $2::uuid[]) AS wanted (organization_id, credential_id)
 JOIN credentials AS c USING (organization_id, credential_id)
 JOIN agents AS a ON a.organization_id = c.organization_id AND a.agent_id = c.agent_id
 JOIN organizations AS o ON o.organization_id = c.organization_id
-ORDER BY c.organization_id, c.credential_id
-FOR SHARE OF c, a, o
 """
 _REVOKED = """
 SELECT token_id::text FROM unnest($1::uuid[], $2::uuid[]) AS wanted (organization_id, token_id)

@@ -25,6 +25,8 @@ router = APIRouter(tags=["OpenID Connect"], route_class=GuardedRoute)
 oauth_router = APIRouter(tags=["OpenID Connect"], route_class=OAuthRoute)
 
 _CLIENT_METHODS = ["client_secret_basic", "client_secret_post"]
+_CACHEABLE = public()
+_CACHEABLE["responses"] |= {304: {"description": "Unchanged since the answer with the ETag of `If-None-Match`."}}
 
 
 class Jwk(BaseModel):
@@ -94,20 +96,20 @@ class AgentInfo(BaseModel):
     email: str = Field(examples=["screener-001@acme.example"])
 
 
-@oauth_router.get("/.well-known/jwks.json", operation_id="getJwks", response_model=JwkSet, **public())
+@oauth_router.get("/.well-known/jwks.json", operation_id="getJwks", response_model=JwkSet, **_CACHEABLE)
 async def jwks(request: Request) -> Response:
     """The public keys with which anyone verifies our tokens, offline."""
     keys = instance_of(request).keys
     return _cacheable(request, keys.jwks, keys.jwks_etag)
 
 
-@router.get("/.well-known/oauth-authorization-server", operation_id="getAuthorizationServerMetadata", response_model=AuthorizationServerMetadata, **public())
+@router.get("/.well-known/oauth-authorization-server", operation_id="getAuthorizationServerMetadata", response_model=AuthorizationServerMetadata, **_CACHEABLE)
 async def authorization_server(request: Request) -> Response:
     """Where the endpoints are and what they can do."""
     return _document(request, authorization_server_metadata(instance_of(request)))
 
 
-@router.get("/.well-known/openid-configuration", operation_id="getProviderMetadata", response_model=ProviderMetadata, **public())
+@router.get("/.well-known/openid-configuration", operation_id="getProviderMetadata", response_model=ProviderMetadata, **_CACHEABLE)
 async def provider(request: Request) -> Response:
     """The same for OpenID Connect clients."""
     instance = instance_of(request)
@@ -120,7 +122,7 @@ async def provider(request: Request) -> Response:
     return _document(request, document)
 
 
-@router.get("/.well-known/oauth-protected-resource", operation_id="getProtectedResourceMetadata", response_model=ProtectedResourceMetadata, **public())
+@router.get("/.well-known/oauth-protected-resource", operation_id="getProtectedResourceMetadata", response_model=ProtectedResourceMetadata, **_CACHEABLE)
 async def protected_resource(request: Request) -> Response:
     """How a client that was refused with 401 gets a token for this API."""
     issuer = instance_of(request).settings.issuer

@@ -11,6 +11,7 @@ from agentidp.auth.jwt import VerifiedClaims
 from agentidp.auth.scopes import granted_scopes, to_text
 from agentidp.core import limits
 from agentidp.core.caller import OPERATOR_SCOPE, AuditEntry, Caller, Origin
+from agentidp.core.clock import to_rfc3339
 from agentidp.core.errors import InvalidScopes
 from agentidp.core.ids import new_id
 from agentidp.credentials.rules import refusal_reason
@@ -42,7 +43,11 @@ def caller_entry(client: Snapshot, origin: Origin) -> tuple[Entry, Caller]:
 def issue_token(
     client: Snapshot, now: int, origin: Origin, *, scope: str | None, audience: tuple[str, ...], lifetime_seconds: int
 ) -> tuple[Entry, IssuedToken]:
-    """Decide on an access token; it is issued once the entry is recorded. Raises InvalidScopes, with its audit event."""
+    """Decide on an access token; it is issued once the entry is recorded. Raises InvalidScopes, with its audit event.
+
+    Locks nothing: a stream of token requests would keep a revocation waiting. A token whose entry commits while the agent is being
+    stopped carries the old epoch or the revoked credential, and is dead.
+    """
     try:
         scopes = granted_scopes(scope, client.scopes)
     except InvalidScopes as error:
@@ -53,7 +58,7 @@ def issue_token(
     token = IssuedToken(
         client.organization_id, client.agent_id, client.credential_id, token_id, client.token_epoch, to_text(scopes), audience, issued_at, expires_at
     )
-    metadata = {"scope": token.scope, "audience": audience, "credentialId": client.credential_id, "expiresAt": expires_at}
+    metadata = {"scope": token.scope, "audience": audience, "credentialId": client.credential_id, "expiresAt": to_rfc3339(expires_at * 1000)}
     event = Event(new_id(now), client.agent_id, "token.issued", "token", token_id, msgspec.json.encode(metadata).decode(), origin)
     used = client.last_used_at is None or now - client.last_used_at >= limits.LAST_USED_RESOLUTION_MS
     if used:

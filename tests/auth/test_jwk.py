@@ -1,0 +1,73 @@
+"""Keys as JWK, against the vectors of RFC 7638 section 3.1 and RFC 8037 appendix A."""
+
+import json
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from tests.auth.forgery import b64, unb64
+
+from agentidp.auth import jwk
+from agentidp.auth.jws import Algorithm, parse_unverified, sign, verify_signature
+
+RFC7638 = {
+    "kty": "RSA",
+    "n": "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw",
+    "e": "AQAB",
+    "alg": "RS256",
+    "kid": "2011-04-29",
+}
+RFC8037_PRIVATE = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"
+RFC8037_PUBLIC = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
+ALGORITHMS: list[Algorithm] = ["ES256", "RS256", "Ed25519"]
+
+
+def test_rfc7638_thumbprint() -> None:
+    assert jwk.thumbprint(RFC7638) == "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
+
+
+def test_rfc8037_public_key_and_thumbprint() -> None:
+    key = ed25519.Ed25519PrivateKey.from_private_bytes(unb64(RFC8037_PRIVATE))
+    public = jwk.public_jwk(key, "Ed25519")
+    assert (public["kty"], public["crv"], public["x"]) == ("OKP", "Ed25519", RFC8037_PUBLIC)
+    assert public["kid"] == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+
+
+def test_rfc8037_signature() -> None:
+    key = ed25519.Ed25519PrivateKey.from_private_bytes(unb64(RFC8037_PRIVATE))
+    signing_input = b"eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc"
+    assert b64(sign(key, signing_input)) == "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_generated_key_survives_storage_and_signs(algorithm: Algorithm) -> None:
+    key = jwk.generate(algorithm)
+    again = jwk.from_bytes(jwk.to_bytes(key))
+    public = jwk.public_jwk(again, algorithm)
+    assert public == jwk.public_jwk(key, algorithm)
+    assert (public["use"], public["alg"], public["kid"]) == ("sig", algorithm, jwk.thumbprint(public))
+    assert not {"d", "p", "q", "dp", "dq", "qi", "k"} & public.keys(), "nothing private"
+    signing_input = f"{b64(json.dumps({'alg': algorithm}))}.{b64('{}')}"
+    verify_signature(algorithm, key.public_key(), parse_unverified(f"{signing_input}.{b64(sign(again, signing_input.encode()))}"))
+
+
+def test_coordinates_keep_their_leading_zeros() -> None:
+    """RFC 7518 section 6.2.1.2: as long as the field, whatever the number."""
+    keys = (ec.derive_private_key(number, ec.SECP256R1()) for number in range(1, 2000))
+    small = next(key for key in keys if key.public_key().public_numbers().x < 2**248)
+    assert len(unb64(jwk.public_jwk(small, "ES256")["x"])) == 32
+
+
+def test_the_kinds_of_keys_are_as_strong_as_promised() -> None:
+    key = jwk.generate("RS256")
+    assert isinstance(key, rsa.RSAPrivateKey)
+    assert (key.key_size, key.public_key().public_numbers().e) == (2048, 65537)
+    curve = jwk.generate("ES256")
+    assert isinstance(curve, ec.EllipticCurvePrivateKey)
+    assert curve.curve.name == "secp256r1"
+
+
+def test_a_key_of_another_kind_is_not_loaded() -> None:
+    raw = x25519.X25519PrivateKey.generate().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    with pytest.raises(TypeError, match="X25519"):
+        jwk.from_bytes(raw)
