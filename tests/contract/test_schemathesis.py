@@ -33,8 +33,9 @@ OPERATIONS = sorted(str(route.operation_id) for route in ROUTES if route.include
 TOKEN = "POST /api/v1/token"
 
 # What JSON Schema cannot say: an expiry lies in the future.
-_FUTURE_DAYS = st.integers(1, 365 * 5000)
-schemathesis.openapi.format("date-time", _FUTURE_DAYS.map(lambda days: (datetime.now(UTC) + timedelta(days)).isoformat().replace("+00:00", "Z")))
+_NOW = datetime.now(UTC)
+_FUTURE = st.integers(1, 365 * 5000).map(lambda days: (_NOW + timedelta(days)).isoformat().replace("+00:00", "Z"))
+schemathesis.openapi.format("date-time", _FUTURE)
 
 
 @pytest.mark.parametrize("engine", ["sqlite"])
@@ -59,6 +60,8 @@ def findings(server: RunningServer, tenant: Tenant, operation_id: str, phases: s
             "seed": SEED,
             "base-url": server.url,
             "headers": headers,
+            "request-timeout": 30,
+            "cache": {"enabled": False},
             "generation": {"max-examples": FUZZED_REQUESTS, "deterministic": True, "database": "none"},
             "phases": {name: {"enabled": name in phases} for name in ("examples", "coverage", "fuzzing", "stateful")},
         }
@@ -72,7 +75,7 @@ def findings(server: RunningServer, tenant: Tenant, operation_id: str, phases: s
                 for checks in event.recorder.checks.values():
                     found += [f"{check.failure_info.failure}\n{check.failure_info.code_sample}" for check in checks if check.failure_info]
             elif isinstance(event, events.NonFatalError | events.FatalError):
-                found.append(str(event))
+                found.append(repr(getattr(event, "value", event)))
     assert requests, "nothing was sent"
     return found
 
@@ -89,9 +92,11 @@ def hooks(keep: Callable[[Any], bool], prepare: Callable[[Any], None]) -> Iterat
 
     for hook in (filter_case, before_call):
         schemathesis.hook(hook)
-    yield
-    for hook in (filter_case, before_call):
-        unregister(hook)
+    try:
+        yield
+    finally:
+        for hook in (filter_case, before_call):
+            unregister(hook)
 
 
 def is_sayable(case: Any) -> bool:
