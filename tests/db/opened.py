@@ -14,7 +14,7 @@ from agentidp.db.engine import open_database
 from agentidp.db.migrate import in_transaction, upgrade
 from agentidp.db.schema import organizations
 from agentidp.db.unit import Database, Tx
-from agentidp.ledger.record import write_entries
+from agentidp.ledger.writers import LedgerWriters
 
 T = TypeVar("T")
 NOBODY = Caller("")
@@ -37,7 +37,7 @@ class Turned:
 async def opened(url: str, clock: Clock = system_clock, observe: Callable[[str, float], None] = lambda *_: None) -> AsyncIterator[Database]:
     parsed = sa.make_url(url)
     await in_transaction(parsed, upgrade)
-    database = open_database(parsed, clock, write_entries, observe)
+    database = open_database(parsed, clock, LedgerWriters(), observe)
     try:
         yield database
     finally:

@@ -18,7 +18,7 @@ from agentidp.db.engine import open_database
 from agentidp.db.schema import audit_events, organizations
 from agentidp.db.sqlite import file_system_of
 from agentidp.db.unit import Database, Tx
-from agentidp.ledger.record import write_entries
+from agentidp.ledger.writers import LedgerWriters
 
 only_postgresql = pytest.mark.parametrize("engine", ["postgresql"])
 only_sqlite = pytest.mark.parametrize("engine", ["sqlite"])
@@ -249,7 +249,7 @@ def test_a_connection_cut_by_the_server_is_replaced(database_url: str) -> None:
 def test_one_process_a_file(database_url: str) -> None:
     async def work(_: Database) -> None:
         with pytest.raises(WrongSettings, match=r"in use by process [0-9]+; an SQLite database serves one process"):
-            open_database(sa.make_url(database_url), system_clock, write_entries)
+            open_database(sa.make_url(database_url), system_clock, LedgerWriters())
 
     with_database(database_url, work)
     assert with_database(database_url, stored) == ([], [])  # free again

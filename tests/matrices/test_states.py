@@ -126,7 +126,11 @@ def organization_suspended(case: Case) -> None:
 
 
 def _suspend_organization(tx: Tx) -> None:
-    tx.run(sa.update(organizations).where(organizations.c.organization_id == tx.caller.organization_id).values(status="suspended", revision=organizations.c.revision + 1))
+    tx.run(
+        sa.update(organizations)
+        .where(organizations.c.organization_id == tx.caller.organization_id)
+        .values(status="suspended", revision=organizations.c.revision + 1)
+    )
 
 
 OK, DEAD = (200, None), (401, "UNAUTHORIZED")
