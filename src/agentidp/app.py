@@ -152,8 +152,7 @@ class Edge:
 
     def _observe(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route, method = scope.get("agentidp.route", "none"), scope["method"] if scope["method"] in _METHODS else "other"
-        self._instance.metrics.requests.labels(method, route, str(status)).inc()
-        self._instance.metrics.request_seconds.labels(method, route).observe(seconds)
+        self._instance.metrics.observe_request(method, route, status, seconds)
         if access_log.isEnabledFor(logging.INFO):
             fields = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 2), "request_id": request_id}
             access_log.info("request", extra=fields)

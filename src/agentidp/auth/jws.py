@@ -6,6 +6,7 @@ key, never to the token (RFC 8725 section 3.1). Does not check claims.
 """
 
 import base64
+import binascii
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +25,7 @@ PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519Public
 
 _COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re.ASCII)
 _REFUSED_HEADERS = frozenset({"crit", "b64", "jwk", "jku", "x5u", "x5c", "x5t", "x5t#S256", "zip", "enc"})
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _P256_BYTES = 32
 RSA_BITS = 2048
 _ECDSA = ec.ECDSA(SHA256())
@@ -74,7 +76,7 @@ def decode_base64url(text: str) -> bytes:
 
 
 def encode_base64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return binascii.b2a_base64(raw, newline=False).rstrip(b"=").translate(_URL_SAFE).decode()
 
 
 def sign(key: PrivateKey, signing_input: bytes) -> bytes:

@@ -5,6 +5,7 @@ Access token (RFC 9068): header `alg, kid, typ: at+jwt`; claims `iss, sub` (agen
 `aud` = the agent. A token of one kind is never accepted as the other. Does not know whether a token was revoked: see `authority`.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,9 +40,14 @@ class VerifiedClaims:
 
 def encode(key: SigningKey, token_type: str, claims: Mapping[str, Any]) -> str:
     """A signed compact JWT."""
-    header = msgspec.json.encode({"alg": key.algorithm, "kid": key.key_id, "typ": token_type})
-    signing_input = f"{encode_base64url(header)}.{encode_base64url(msgspec.json.encode(claims))}"
+    signing_input = f"{_header(key.algorithm, key.key_id, token_type)}.{encode_base64url(msgspec.json.encode(claims))}"
     return f"{signing_input}.{encode_base64url(sign(key.private_key, signing_input.encode()))}"
+
+
+@functools.lru_cache(limits.SIGNING_KEYS_CACHED_MAX)
+def _header(algorithm: str, key_id: str, token_type: str) -> str:
+    """The same for all tokens of a key and a kind."""
+    return encode_base64url(msgspec.json.encode({"alg": algorithm, "kid": key_id, "typ": token_type}))
 
 
 async def verify_access_token(unverified_token: str, keys: KeyStore, *, issuer: str, now: int) -> VerifiedClaims:

@@ -32,8 +32,13 @@ app.command(
         "Start the server; on an empty data folder, set everything up first.",
         "agentidp serve",
         "AGENTIDP_PORT=8080 agentidp serve",
-        "AGENTIDP_DATABASE_URL=postgresql://agentidp:secret@127.0.0.1/agentidp agentidp serve",
+        "AGENTIDP_DATABASE_URL=postgresql://agentidp:secret@127.0.0.1/agentidp agentidp serve --workers 2",
     ),
+)
+app.command(
+    "agentidp.cli.worker:worker",
+    name="worker",
+    help=_help("Keep house in a process of its own, beside servers on PostgreSQL.", "agentidp worker"),
 )
 app.command("agentidp.cli.init:init", name="init", help=_help("Set everything up without serving.", "agentidp init", "agentidp init --json"))
 app.command(

@@ -1,5 +1,6 @@
 """Time as an argument. All instants are integers: milliseconds since 1970-01-01T00:00:00Z."""
 
+import functools
 import re
 import time
 from collections.abc import Callable
@@ -30,7 +31,12 @@ def seconds_to_midnight(instant: int) -> int:
 def to_rfc3339(instant: int) -> str:
     """`2026-11-22T19:20:31.042Z`: UTC with milliseconds (RFC 3339 section 5.6)."""
     seconds, milliseconds = divmod(instant, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
+    return f"{_to_the_second(seconds)}.{milliseconds:03d}Z"
+
+
+@functools.lru_cache(64)  # what happens in one second is written with the same text
+def _to_the_second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def from_rfc3339(text: str) -> int:

@@ -4,6 +4,7 @@ Knows no operation. RFC 9110, RFC 6749 section 5.2, WHATWG URL section 5.1 (form
 """
 
 import asyncio
+import functools
 import ipaddress
 from collections.abc import Mapping, Sequence
 from urllib.parse import unquote_plus
@@ -42,7 +43,19 @@ async def read_body(request: Request, seconds_max: float = limits.REQUEST_BODY_S
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > limits.BODY_BYTES_MAX:
         raise PayloadTooLarge
-    body = bytearray()
+    message = await request.receive()
+    body = message.get("body", b"")
+    if message.get("more_body"):  # rarely: most bodies arrive with their head, and then nothing needs a timer
+        body = await _rest_of_body(request, body, seconds_max)
+    elif message["type"] == "http.disconnect":
+        raise Invalid("The connection was closed before the body was complete.")
+    if len(body) > limits.BODY_BYTES_MAX:
+        raise PayloadTooLarge
+    return bytes(body)
+
+
+async def _rest_of_body(request: Request, begun: bytes, seconds_max: float) -> bytearray:
+    body = bytearray(begun)
     try:
         async with asyncio.timeout(seconds_max):
             async for chunk in request.stream():
@@ -53,7 +66,7 @@ async def read_body(request: Request, seconds_max: float = limits.REQUEST_BODY_S
         raise Invalid("The body did not arrive in time.") from error
     except ClientDisconnect as error:
         raise Invalid("The connection was closed before the body was complete.") from error
-    return bytes(body)
+    return body
 
 
 def parse_json(raw_body: bytes) -> object:
@@ -72,15 +85,23 @@ def parse_form(raw_body: bytes) -> list[tuple[str, str]]:
     if len(pairs) > limits.FORM_PARAMETERS_MAX:
         raise Invalid(f"The form may have at most {limits.FORM_PARAMETERS_MAX} parameters.")
     try:
-        text = [tuple(part.partition("=")[::2]) for part in (pair.decode("ascii") for pair in pairs) if part]
-        return [(unquote_plus(name, errors="strict"), unquote_plus(value, errors="strict")) for name, value in text]
+        parts = [pair.decode("ascii").partition("=") for pair in pairs if pair]
+        if b"%" not in raw_body and b"+" not in raw_body:
+            return [(name, value) for name, _, value in parts]
+        return [(unquote_plus(name, errors="strict"), unquote_plus(value, errors="strict")) for name, _, value in parts]
     except UnicodeError as error:
         raise Invalid("The form is not valid UTF-8 in application/x-www-form-urlencoded.") from error
 
 
 def origin_of(request: Request, request_id: str, trusted: Sequence[Network]) -> Origin:
     """Where the request comes from. `X-Forwarded-For` counts only when a trusted proxy sent it, and then its right-most foreign hop."""
-    return Origin(client_address(request, trusted), printable(request.headers.get("user-agent", ""), limits.USER_AGENT_CHARACTERS_MAX), request_id)
+    user_agent = _user_agent(request.headers.get("user-agent", "")[: limits.USER_AGENT_CHARACTERS_MAX])
+    return Origin(client_address(request, trusted), user_agent, request_id)
+
+
+@functools.lru_cache(limits.REPEATED_HEADERS_MAX)  # clients send the same one with every request
+def _user_agent(text: str) -> str:
+    return printable(text, limits.USER_AGENT_CHARACTERS_MAX)
 
 
 def client_address(request: Request, trusted: Sequence[Network]) -> str | None:
@@ -130,6 +151,7 @@ def render(problem: Problem, *, oauth: bool, headers: Mapping[str, str] | None =
     return JsonResponse(body, problem.status, headers=NO_STORE | problem.headers | dict(headers or {}))
 
 
+@functools.lru_cache(limits.REPEATED_HEADERS_MAX)
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         address = ipaddress.ip_address(text.partition("%")[0])  # without a zone, which is any text

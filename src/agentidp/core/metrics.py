@@ -21,5 +21,16 @@ class Metrics:
         self.pool_waiting = Gauge("agentidp_db_pool_waiting_requests", "Units of work waiting for the database", registry=registry)
         self.credentials_expiring = Gauge("agentidp_credentials_expiring_soon", "Active credentials that expire within 7 days", registry=registry)
 
+        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+
+    def observe_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """The instruments of each combination are looked up once: there are as many as routes, methods and statuses."""
+        key = (method, route, status)
+        found = self._answered.get(key)
+        if found is None:
+            found = self._answered[key] = (self.requests.labels(method, route, str(status)), self.request_seconds.labels(method, route))
+        found[0].inc()
+        found[1].observe(seconds)
+
     def observe_database(self, kind: str, seconds: float) -> None:
         self.database_seconds.labels(kind).observe(seconds)

@@ -33,6 +33,11 @@ class Snapshot:
     tokens_per_day_max: int | None
     last_used_at: int | None = None  # as far as this process knows
 
+    @property
+    def ends_at(self) -> int | None:
+        """When the credential or the agent expires, whichever is first."""
+        return min((instant for instant in (self.expires_at, self.agent_expires_at) if instant is not None), default=None)
+
     def is_active(self, now: int) -> bool:
         """Whether agent and organization are; a credential's own state is another question."""
         return self.agent_status == "active" and self.organization_status == "active" and (self.agent_expires_at is None or self.agent_expires_at > now)

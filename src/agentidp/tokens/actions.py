@@ -54,7 +54,7 @@ def issue_token(
         error.audit = (_refused(client, "invalid_scope", scope=scope),)
         raise
     issued_at, token_id = now // 1000, new_id(now)
-    expires_at = expiry(issued_at, lifetime_seconds, client)
+    expires_at = expiry(issued_at, lifetime_seconds, client.ends_at)
     token = IssuedToken(
         client.organization_id, client.agent_id, client.credential_id, token_id, client.token_epoch, to_text(scopes), audience, issued_at, expires_at
     )

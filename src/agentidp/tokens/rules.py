@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 from agentidp.core import limits
 from agentidp.core.caller import AuditEntry
 from agentidp.core.errors import Forbidden, Invalid, InvalidScopes, Problem, TooManyRequests
-from agentidp.ledger.entries import Snapshot
 
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+( [\x21\x23-\x5B\x5D-\x7E]+)*", re.ASCII)
 # An absolute URI without fragment (RFC 3986 section 4.3); one of http or https names its host.
@@ -99,13 +98,10 @@ def _canonical(resource: str) -> str:
         raise InvalidTarget from error
 
 
-def expiry(now_seconds: int, lifetime_seconds: int, client: Snapshot) -> int:
+def expiry(now_seconds: int, lifetime_seconds: int, bound_ms: int | None) -> int:
     """A token lives no longer than its credential and its agent. Seconds."""
     end = now_seconds + lifetime_seconds
-    for bound in (client.expires_at, client.agent_expires_at):
-        if bound is not None:
-            end = min(end, bound // 1000)
-    return end
+    return end if bound_ms is None else min(end, bound_ms // 1000)
 
 
 def access_token_claims(token: IssuedToken, issuer: str) -> dict[str, Any]:
