@@ -84,7 +84,7 @@ def test_the_key_id_tells_nothing_but_which_key() -> None:
     assert len({Sealer(new_master_key()).key_id for _ in range(50)}) == 50
 
 
-@pytest.mark.parametrize("key", ["", "A" * 43, "short", "*" * 43, "A" * 44, new_master_key()[:-1], "AB" * 21 + "A", "\xe9" * 43])
+@pytest.mark.parametrize("key", ["", "A" * 43, "short", "*" * 43, "A" * 44, "qrvM3e7_ABEiM0RVZneImaq7zN3u_wARIjNEVWZ3iJ"[:42], "AB" * 21 + "A", "\xe9" * 43])
 def test_what_is_no_master_key_is_refused(key: str) -> None:
     with pytest.raises(WrongSettings, match="32 random bytes in base64url"):
         Sealer(key)
