@@ -28,7 +28,7 @@ from agentidp.ledger.entries import Entry, SecretSnapshot
 from agentidp.tokens import actions
 from agentidp.tokens.clients import Form, presented_client, read_form
 from agentidp.tokens.grants import GRANTS
-from agentidp.tokens.rules import RESOURCE_PATTERN, InvalidClient, InvalidTarget, NotYourToken, UnauthorizedClient, UnsupportedGrantType
+from agentidp.tokens.rules import RESOURCE_PATTERN, InvalidClient, InvalidTarget, NotYourToken, TooManyTokens, UnauthorizedClient, UnsupportedGrantType
 
 router = APIRouter(prefix="/api/v1", tags=["Tokens"], route_class=GuardedRoute)
 oauth_router = APIRouter(prefix="/api/v1", tags=["Tokens"], route_class=OAuthRoute)
@@ -102,7 +102,7 @@ class Introspection(BaseModel):
     "/token",
     operation_id="issueToken",
     response_model=TokenResponse,
-    **oauth(TokenRequest, UnsupportedGrantType, InvalidScopes, InvalidTarget, UnauthorizedClient, InvalidClient, security=[{"basic": []}, {}]),
+    **oauth(TokenRequest, TooManyTokens, UnsupportedGrantType, InvalidScopes, InvalidTarget, UnauthorizedClient, InvalidClient, security=[{"basic": []}, {}]),
 )
 async def token(request: Request) -> Response:
     """Get an access token. The client authenticates with HTTP Basic or in the form."""
