@@ -1,6 +1,7 @@
 """The composition root: builds the ASGI application out of the slices' routers. Decides nothing."""
 
 import contextlib
+import itertools
 import logging
 import re
 import time
@@ -24,7 +25,7 @@ from agentidp.core import limits
 from agentidp.core.clock import Clock, system_clock
 from agentidp.core.config import Settings
 from agentidp.core.errors import HeadersTooLarge, Invalid, MethodNotAllowed, NotFound, Problem, UriTooLong
-from agentidp.core.http import origin_of, render
+from agentidp.core.http import header_values, origin_of, render
 from agentidp.core.ids import new_id
 from agentidp.credentials import api as credentials
 from agentidp.oidc import api as oidc
@@ -181,8 +182,8 @@ async def _unrouted(request: Request, _: HTTPException) -> Response:
 
 def _request_id(request: Request, clock: Clock) -> str:
     """The caller's own id when it is harmless, else a fresh one."""
-    given = request.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else new_id(clock())
+    given = header_values(request, b"x-request-id")
+    return given[0] if given and _REQUEST_ID.fullmatch(given[0]) else new_id(clock())
 
 
 def _bad_head(scope: Scope) -> Problem | None:
@@ -190,9 +191,9 @@ def _bad_head(scope: Scope) -> Problem | None:
     if len(scope["raw_path"]) > limits.PATH_BYTES_MAX or len(scope["query_string"]) > limits.QUERY_BYTES_MAX:
         return UriTooLong()
     headers = scope["headers"]
-    if len(headers) > limits.HEADER_COUNT_MAX or sum(len(name) + len(value) for name, value in headers) > limits.HEADER_BYTES_MAX:
+    if len(headers) > limits.HEADER_COUNT_MAX or sum(map(len, itertools.chain.from_iterable(headers))) > limits.HEADER_BYTES_MAX:
         return HeadersTooLarge()
-    hosts = sum(name == b"host" for name, _ in headers)
+    hosts = [name for name, _ in headers].count(b"host")
     if hosts > 1 or (hosts == 0 and scope["http_version"] == "1.1"):  # RFC 9112 section 3.2
         return Invalid("A request has exactly one Host header.")
     if b"%" in scope["raw_path"]:  # no path of ours needs it, and a proxy in front may read it differently

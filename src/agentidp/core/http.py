@@ -30,19 +30,24 @@ class JsonResponse(Response):
         return msgspec.json.encode(content)
 
 
+def header_values(request: Request, name: bytes) -> list[str]:
+    """Every value of a header (its name in lower case), straight from the request: many times faster than through a mapping."""
+    return [value.decode("latin-1") for key, value in request.scope["headers"] if key == name]
+
+
 def media_type(request: Request) -> str:
     """The media type without parameters, in lower case; empty when absent or sent twice."""
-    values = request.headers.getlist("content-type")
+    values = header_values(request, b"content-type")
     return values[0].partition(";")[0].strip().lower() if len(values) == 1 else ""
 
 
 async def read_body(request: Request, seconds_max: float = limits.REQUEST_BODY_SECONDS_MAX) -> bytes:
     """The whole body. Raises PayloadTooLarge as soon as it is, UnsupportedMediaType if compressed, Invalid if it drips for too long."""
-    if any(value.lower() != "identity" for value in request.headers.getlist("content-encoding")):
+    if any(value.lower() != "identity" for value in header_values(request, b"content-encoding")):
         raise UnsupportedMediaType("A compressed body is not accepted.")
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limits.BODY_BYTES_MAX:
-        raise PayloadTooLarge
+    for declared in header_values(request, b"content-length"):
+        if declared.isdecimal() and int(declared) > limits.BODY_BYTES_MAX:
+            raise PayloadTooLarge
     message = await request.receive()
     body = message.get("body", b"")
     if message.get("more_body"):  # rarely: most bodies arrive with their head, and then nothing needs a timer
@@ -95,7 +100,7 @@ def parse_form(raw_body: bytes) -> list[tuple[str, str]]:
 
 def origin_of(request: Request, request_id: str, trusted: Sequence[Network]) -> Origin:
     """Where the request comes from. `X-Forwarded-For` counts only when a trusted proxy sent it, and then its right-most foreign hop."""
-    user_agent = _user_agent(request.headers.get("user-agent", "")[: limits.USER_AGENT_CHARACTERS_MAX])
+    user_agent = _user_agent("".join(header_values(request, b"user-agent")[:1])[: limits.USER_AGENT_CHARACTERS_MAX])
     return Origin(client_address(request, trusted), user_agent, request_id)
 
 
@@ -106,9 +111,10 @@ def _user_agent(text: str) -> str:
 
 def client_address(request: Request, trusted: Sequence[Network]) -> str | None:
     """The client's address in canonical form, None where the transport has none."""
-    address = _address(request.client.host if request.client else "")
+    client = request.scope.get("client")
     if not trusted:
-        return str(address) if address else None
+        return _canonical(client[0]) if client else None
+    address = _address(client[0] if client else "")
     hops = [hop.strip() for value in request.headers.getlist("x-forwarded-for") for hop in value.split(",")]
     while address is not None and hops and any(address in network for network in trusted):
         hop = _address(hops.pop())
@@ -149,6 +155,12 @@ def render(problem: Problem, *, oauth: bool, headers: Mapping[str, str] | None =
     """The answer for a refusal, in one of the two shapes."""
     body = oauth_error(problem) if oauth else api_error(problem)
     return JsonResponse(body, problem.status, headers=NO_STORE | problem.headers | dict(headers or {}))
+
+
+@functools.lru_cache(limits.REPEATED_HEADERS_MAX)
+def _canonical(text: str) -> str | None:
+    address = _address(text)
+    return str(address) if address is not None else None
 
 
 @functools.lru_cache(limits.REPEATED_HEADERS_MAX)

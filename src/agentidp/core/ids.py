@@ -6,11 +6,13 @@ import threading
 
 UUID_PATTERN = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 _UUID = re.compile(UUID_PATTERN.strip("^$"), re.ASCII)
+_TAIL_DIGITS = 16  # 64 bits: the variant and 62 random ones
 _POOL_BYTES = 8 * 512  # one system call for many ids
+_VARIANT = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 _lock = threading.Lock()
-_pool = b""
-_taken = 0
 _last = 0  # the last 60-bit time and counter given out
+_pool = ""  # random hexadecimal digits
+_taken = 0
 
 
 def new_id(now: int) -> str:
@@ -19,17 +21,16 @@ def new_id(now: int) -> str:
     with _lock:
         _last = ticks = max(now << 12, _last + 1)
         if _taken >= len(_pool):
-            _pool, _taken = os.urandom(_POOL_BYTES), 0
-        tail = int.from_bytes(_pool[_taken : _taken + 8]) & 0x3FFF_FFFF_FFFF_FFFF | 0x8000_0000_0000_0000
-        _taken += 8
-    text = f"{ticks >> 12:012x}7{ticks & 0xFFF:03x}{tail:016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+            _pool, _taken = os.urandom(_POOL_BYTES).hex(), 0
+        tail = _pool[_taken : _taken + _TAIL_DIGITS]
+        _taken += _TAIL_DIGITS
+    return f"{ticks >> 28:08x}-{ticks >> 12 & 0xFFFF:04x}-7{ticks & 0xFFF:03x}-{_VARIANT[tail[0]]}{tail[1:4]}-{tail[4:]}"
 
 
 def _forget_pool() -> None:
-    """A forked process must not draw the same bytes as its parent."""
-    global _pool  # noqa: PLW0603
-    _pool = b""
+    """A forked process must not draw the same digits as its parent."""
+    global _pool  # noqa: PLW0603 - as above
+    _pool = ""
 
 
 os.register_at_fork(after_in_child=_forget_pool)

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from agentidp.core.caller import AuditEntry
 from agentidp.core.errors import Invalid, UnsupportedMediaType
-from agentidp.core.http import media_type, parse_form, read_body
+from agentidp.core.http import header_values, media_type, parse_form, read_body
 from agentidp.credentials.rules import parse_client_secret
 from agentidp.tokens.rules import InvalidClient
 
@@ -53,7 +53,7 @@ async def read_form(request: Request) -> Form:
 
 def presented_client(request: Request, form: Form) -> PresentedClient | None:
     """The client's id and secret, None when it presents neither. Raises Invalid when it uses two methods at once, InvalidClient for bad Basic."""
-    headers = request.headers.getlist("authorization")
+    headers = header_values(request, b"authorization")
     if not headers:
         if "client_secret" not in form:
             return None
