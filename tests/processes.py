@@ -30,16 +30,18 @@ def environment(env: dict[str, str] | None) -> dict[str, str]:
 
 
 class ServerProcess:
-    """`agentidp serve` with its data in `folder`. Settings are given by their names after the prefix: `ServerProcess(folder, LOG_LEVEL="debug")`."""
+    """`agentidp serve` with its data in `folder`, in a process group of its own. Settings by their names after the prefix: `LOG_LEVEL="debug"`."""
 
-    def __init__(self, folder: Path, **settings: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         port = settings.setdefault("PORT", str(free_port()))
         self.folder, self.data, self.url = folder, folder / "data", f"http://127.0.0.1:{port}"
         self.env = {"AGENTIDP_DATA_DIR": str(self.data)} | {f"AGENTIDP_{name}": value for name, value in settings.items()}
         with (folder / "stdout").open("ab") as stdout, (folder / "stderr").open("ab") as stderr:
             self._stdout_from = stdout.tell()
-            self.process = subprocess.Popen([COMMAND, "serve"], env=environment(self.env), stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                [COMMAND, "serve", *arguments], env=environment(self.env), stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL, start_new_session=True
+            )
         wait_until(lambda: self.process.poll() is not None or "AgentIdP is ready" in self.stdout)
         if self.process.poll() is not None:
             raise RuntimeError(f"the server ended with {self.process.returncode}: {self.stderr}")
@@ -81,11 +83,17 @@ class ServerProcess:
             self.process.wait(_SECONDS_MAX)
             raise
 
+    def kill(self) -> None:
+        """kill -9 of the process and its children, whatever they are doing."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(_SECONDS_MAX)
+
 
 @contextlib.contextmanager
-def serving(folder: Path, **settings: str) -> Iterator[ServerProcess]:
+def serving(folder: Path, *arguments: str, **settings: str) -> Iterator[ServerProcess]:
     """A server process for the length of the block."""
-    server = ServerProcess(folder, **settings)
+    server = ServerProcess(folder, *arguments, **settings)
     try:
         yield server
     finally:
