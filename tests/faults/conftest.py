@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,9 +17,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def long(request: pytest.FixtureRequest) -> bool:
-    """Whether this is the long run. The option is known only where this folder was named on the command line."""
-    return bool(request.config.getoption("--faults", default="short") == "long")
+def amount(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
+    """`amount(short, long)` is the one of this run. The option is known only where this folder was named on the command line."""
+    is_long = request.config.getoption("--faults", default="short") == "long"
+    return lambda short, long: long if is_long else short
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from tests.processes import ServerProcess
 from tests.serving import free_port
 
 PROCESSES = {"sqlite": (), "postgresql": ("--workers", "2")}
-ACKNOWLEDGED_MIN = 10_000
 
 
 class Victim:
@@ -40,14 +39,13 @@ def victim(tmp_path: Path, engine: str, database_url: str) -> Iterator[Victim]:
 
 
 @pytest.mark.slow
-def test_nothing_acknowledged_is_lost_by_kill_9(victim: Victim, long: bool, seed: int, dice: random.Random, table: Any) -> None:
+def test_nothing_acknowledged_is_lost_by_kill_9(victim: Victim, amount: Callable[[int, int], int], seed: int, dice: random.Random, table: Any) -> None:
     first = victim.server.first
     load = TokenLoad([victim.server.url], first["clientId"], first["clientSecret"], threads=6)
     cycles, starts = 0, []
     with load.running():
-        while cycles < (200 if long else 4) or (long and load.count() < ACKNOWLEDGED_MIN):
-            at_start = load.count()
-            _wait_for_more(load, at_start)
+        while cycles < amount(4, 200) or load.count() < amount(0, 10_000):
+            _wait_for_more(load, load.count())
             time.sleep(dice.random() * 0.5)
             victim.server.kill()
             cycles += 1
