@@ -6,6 +6,7 @@ Access token (RFC 9068): header `alg, kid, typ: at+jwt`; claims `iss, sub` (agen
 """
 
 import functools
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,18 @@ async def verify_access_token(unverified_token: str, keys: KeyStore, *, issuer: 
 
     Does not check the audience: introspection answers for any, the guard for its own.
     """
+    fingerprint = hashlib.sha256(unverified_token.encode(errors="surrogatepass")).digest()
+    seen = keys.verified.get(fingerprint)
+    if seen is not None:  # the signature is right for ever; everything that time or an operator can change is looked at again
+        if await keys.find(seen.key_id) is None:
+            raise InvalidToken("unknown key")
+        return _in_time(seen, now // 1000)
+    verified = await _verify(unverified_token, keys, issuer, now // 1000)
+    keys.remember(fingerprint, verified)
+    return verified
+
+
+async def _verify(unverified_token: str, keys: KeyStore, issuer: str, now_seconds: int) -> VerifiedClaims:
     token = parse_unverified(unverified_token)
     if token.header.get("typ") != ACCESS_TOKEN_TYPE:
         raise InvalidToken("not an access token")
@@ -62,10 +75,10 @@ async def verify_access_token(unverified_token: str, keys: KeyStore, *, issuer: 
     if key is None:
         raise InvalidToken("unknown key")
     verify_signature(key.algorithm, key.public_key, token)
-    return _checked(token.payload, key.key_id, issuer, now // 1000)
+    return _in_time(_checked(token.payload, key.key_id, issuer), now_seconds)
 
 
-def _checked(claims: Mapping[str, Any], key_id: str, issuer: str, now_seconds: int) -> VerifiedClaims:
+def _checked(claims: Mapping[str, Any], key_id: str, issuer: str) -> VerifiedClaims:
     """Claims are checked even though we signed them: a key may outlive a release that wrote other claims."""
     organization_id, agent_id, credential_id, token_id = (_id(claims, name) for name in ("organization_id", "sub", "credential_id", "jti"))
     issued_at, expires_at, epoch = (_integer(claims, name) for name in ("iat", "exp", "epoch"))
@@ -77,13 +90,17 @@ def _checked(claims: Mapping[str, Any], key_id: str, issuer: str, now_seconds: i
         raise InvalidToken("another issuer")
     if claims.get("client_id") != agent_id or not isinstance(scope, str):
         raise InvalidToken("client_id or scope is wrong")
-    if expires_at <= now_seconds:
-        raise InvalidToken("expired")
-    if issued_at > now_seconds + limits.ISSUED_AT_LEEWAY_SECONDS:
-        raise InvalidToken("issued in the future")
     if expires_at - issued_at > limits.TOKEN_LIFETIME_SECONDS_MAX:
         raise InvalidToken("lives longer than any token")
     return VerifiedClaims(organization_id, agent_id, credential_id, token_id, key_id, epoch, frozenset(scope.split()), audience, issued_at, expires_at, claims)
+
+
+def _in_time(token: VerifiedClaims, now_seconds: int) -> VerifiedClaims:
+    if token.expires_at <= now_seconds:
+        raise InvalidToken("expired")
+    if token.issued_at > now_seconds + limits.ISSUED_AT_LEEWAY_SECONDS:
+        raise InvalidToken("issued in the future")
+    return token
 
 
 def _id(claims: Mapping[str, Any], name: str) -> str:

@@ -5,7 +5,9 @@ copy of the key set has, too. Exactly one key is next and one is current, on any
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -47,12 +49,13 @@ class KeyStore:
         self._database, self._sealer, self._clock = database, sealer, clock
         self._keys: dict[str, SigningKey] = {}
         self._reloaded_at = 0
+        self.verified: dict[bytes, Any] = {}  # what `jwt` found out about tokens, by their SHA-256
         self.current: SigningKey
         self.jwks = b""
         self.jwks_etag = ""
 
     async def reload(self) -> None:
-        keys = await self._database.read(list_keys, _NOBODY, self._sealer)
+        keys = await self._database.read(list_keys, _NOBODY, self._sealer, known=self._keys)
         self._reloaded_at = self._clock()
         self._keys = {key.key_id: key for key in keys}
         self.current = next(key for key in keys if key.status == "current")
@@ -70,16 +73,22 @@ class KeyStore:
             return None
         return key
 
+    def remember(self, fingerprint: bytes, verified: object) -> None:
+        """Keep what was verified; the oldest goes when there is too much."""
+        if len(self.verified) >= limits.VERIFIED_TOKENS_MAX:
+            del self.verified[next(iter(self.verified))]
+        self.verified[fingerprint] = verified
+
     def algorithms(self) -> list[str]:
         """The algorithms of the published keys, sorted."""
         return sorted({key.algorithm for key in self._keys.values()})
 
 
-def list_keys(tx: Tx, sealer: Sealer, *, include_unpublished: bool = False) -> list[SigningKey]:
-    """Published keys, oldest first; with `include_unpublished`, all that ever were."""
+def list_keys(tx: Tx, sealer: Sealer, *, include_unpublished: bool = False, known: Mapping[str, SigningKey] = MappingProxyType({})) -> list[SigningKey]:
+    """Published keys, oldest first; with `include_unpublished`, all that ever were. The halves of `known` keys are not parsed again."""
     published = sa.or_(signing_keys.c.published_until.is_(None), signing_keys.c.published_until > tx.now)
     query = sa.select(signing_keys).order_by(signing_keys.c.created_at, signing_keys.c.key_id)
-    return [_from_row(row, sealer) for row in tx.all(query if include_unpublished else query.where(published))]
+    return [_from_row(row, sealer, known) for row in tx.all(query if include_unpublished else query.where(published))]
 
 
 def ensure_keys(tx: Tx, sealer: Sealer, algorithm: Algorithm) -> bool:
@@ -162,7 +171,9 @@ def _retire(tx: Tx, key_id: str, *, published_until: int) -> None:
     tx.run(sa.update(signing_keys).where(signing_keys.c.key_id == key_id).values(status="retired", published_until=published_until))
 
 
-def _from_row(row: sa.Row[Any], sealer: Sealer) -> SigningKey:
+def _from_row(row: sa.Row[Any], sealer: Sealer, known: Mapping[str, SigningKey]) -> SigningKey:
+    if row.key_id in known:
+        return replace(known[row.key_id], status=row.status, activated_at=row.activated_at, published_until=row.published_until)
     private = jwk.from_bytes(sealer.unseal(row.sealed_private_key, "signing_keys", "sealed_private_key", row.key_id))
     return SigningKey(
         row.key_id, row.algorithm, row.status, row.public_jwk, private, private.public_key(), row.created_at, row.activated_at, row.published_until

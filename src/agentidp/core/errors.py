@@ -130,5 +130,11 @@ class Unavailable(Problem):
         super().__init__(detail, headers={"Retry-After": str(limits.RETRY_AFTER_SECONDS)})
 
 
+class OutcomeUnknown(Unavailable):
+    """The commit was sent and not confirmed: it may be done or not."""
+
+    title = "The database did not confirm in time; the outcome is unknown."
+
+
 class WrongSettings(Exception):
     """The program cannot start as it is configured. The text is one line for a person; the exit code is 2."""

@@ -45,6 +45,7 @@ AUDIT_PAGE_LIMIT_MAX: Final = 200
 AUDIT_PAGE_LIMIT_DEFAULT: Final = 50
 OFFSET_ROWS_MAX: Final = 10_000  # offset pages and `total` end here; cursors do not
 SIGNING_KEYS_CACHED_MAX: Final = 64  # encoded token headers: a few keys, two kinds of token
+VERIFIED_TOKENS_MAX: Final = 10_000  # tokens whose signature need not be checked again, about 2 KB each
 SNAPSHOTS_MAX: Final = 100_000  # cached credentials, about 700 bytes each
 LAST_USED_RESOLUTION_MS: Final = 60_000  # a credential's lastUsedAt is written at most once a minute
 TIMESTAMP_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the end of RFC 3339

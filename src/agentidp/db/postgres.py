@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import asyncpg
@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from agentidp.core import limits
 from agentidp.core.caller import Caller
 from agentidp.core.clock import Clock
-from agentidp.core.errors import Unavailable
+from agentidp.core.errors import OutcomeUnknown, Unavailable
 from agentidp.db.unit import Ledger, Observer, Tx, run_unit
 
 P = ParamSpec("P")
@@ -111,7 +111,7 @@ class PostgresDatabase:
                 failure = None
             except Exception as error:
                 log.exception("a commit failed", extra={"units": len(batch)})
-                failure = Unavailable()
+                failure = OutcomeUnknown() if isinstance(error, OutcomeUnknown) else Unavailable()
                 failure.__cause__ = error
                 await self._drop_ledger_connection()
             for _, future in batch:
@@ -126,17 +126,16 @@ class PostgresDatabase:
     async def _write_batch(self, entries: list[Any]) -> None:
         """One transaction straight through the driver, on a connection that is kept. Again while nothing was done, as `_until_settled`."""
         for attempt in range(limits.WRITE_ATTEMPTS_MAX):
-            committing = False
             try:
                 driver = await self._ledger_driver()
                 transaction = driver.transaction()
                 await transaction.start()
                 await self._ledger.write_postgres(driver, self._clock(), entries)
-                committing = True
-                await transaction.commit()
+                with _committing():
+                    await transaction.commit()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 lost = not isinstance(error, asyncpg.PostgresError) or isinstance(error, asyncpg.PostgresConnectionError | asyncpg.AdminShutdownError)
-                again = getattr(error, "sqlstate", None) in _AGAIN or (lost and not committing)
+                again = _state(error) in _AGAIN or lost
                 await self._drop_ledger_connection()
                 if not again or attempt == limits.WRITE_ATTEMPTS_MAX - 1:
                     raise
@@ -180,22 +179,34 @@ class PostgresDatabase:
     async def _until_settled(self, unit: Callable[[sa.Connection], T], *, readonly: bool) -> T:
         """Try again while nothing was done: after a serialization failure, a deadlock, or a connection lost before the commit was sent."""
         for attempt in range(limits.WRITE_ATTEMPTS_MAX):
-            committing = False
             try:
                 async with self._engine.connect() as connection:
                     if readonly:
                         await connection.execution_options(postgresql_readonly=True)
                     result = await connection.run_sync(unit)
-                    committing = True
-                    await connection.commit()
+                    with _committing():
+                        await connection.commit()
                     return result
             except sa.exc.DBAPIError as error:
-                state = getattr(error.orig, "sqlstate", None)
-                lost = error.connection_invalidated and not committing
-                if not (state in _AGAIN or lost) or attempt == limits.WRITE_ATTEMPTS_MAX - 1:
+                if not (_state(error) in _AGAIN or error.connection_invalidated) or attempt == limits.WRITE_ATTEMPTS_MAX - 1:
                     raise
                 await asyncio.sleep(0.005 * 2**attempt)
         raise AssertionError("the loop returns or raises")
+
+
+def _state(error: BaseException) -> str:
+    return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
+
+
+@contextlib.contextmanager
+def _committing() -> Iterator[None]:
+    """Raises OutcomeUnknown whatever goes wrong while the commit is under way, a time limit included, unless the server says that it refused."""
+    try:
+        yield
+    except (Exception, asyncio.CancelledError) as error:
+        if _state(error)[:2] in {"23", "40"}:  # integrity violation, transaction rollback
+            raise
+        raise OutcomeUnknown from error
 
 
 async def run_in_connection(url: str, work: Callable[[sa.Connection], T]) -> T:

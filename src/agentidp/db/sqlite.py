@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from agentidp.core import limits
 from agentidp.core.caller import Caller
 from agentidp.core.clock import Clock
-from agentidp.core.errors import Problem, Unavailable, WrongSettings
+from agentidp.core.errors import OutcomeUnknown, Problem, Unavailable, WrongSettings
 from agentidp.db.unit import Ledger, Observer, Tx, run_unit
 
 P = ParamSpec("P")
@@ -92,7 +92,8 @@ class SqliteDatabase:
         self._lock = lock_file(path)
         self._clock, self._ledger, self._observe = clock, ledger, observe
         self._writer_engine, self._reader_engine = connect(path), connect(path, readonly=True)
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._gathering: list[_Job] = []  # what this turn of the event loop has submitted
+        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._outstanding: collections.deque[_Job] = collections.deque()  # in the order in which the writer answers
         self._loop = asyncio.get_running_loop()
         self._watch: asyncio.TimerHandle | None = None
@@ -140,6 +141,7 @@ class SqliteDatabase:
         if self._closed:
             return
         self._closed = True
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._writer.join)
         await asyncio.sleep(0)  # the writer's last answers
@@ -157,8 +159,16 @@ class SqliteDatabase:
         self._outstanding.append(job)
         if self._watch is None:
             self._watch = self._loop.call_later(limits.UNIT_SECONDS_MAX, self._give_up)
-        self._queue.put(job)
+        if not self._gathering:
+            # Handed over at the end of the loop's turn: everything that arrived in it shares one commit, and one waking of the thread.
+            self._loop.call_soon(self._hand_over)
+        self._gathering.append(job)
         return job.future
+
+    def _hand_over(self) -> None:
+        if self._gathering:
+            self._queue.put(self._gathering)
+            self._gathering = []
 
     def _give_up(self) -> None:
         """Answer what has waited too long. One timer watches the whole queue: a timer for each job would cost more than the job."""
@@ -169,7 +179,7 @@ class SqliteDatabase:
                 break
             if not job.future.done():
                 taken = not job.take()
-                job.future.set_exception(Unavailable("The database did not answer in time; the outcome is unknown." if taken else None))
+                job.future.set_exception(OutcomeUnknown() if taken else Unavailable())
         if self._outstanding:
             wait = max(0.05, self._outstanding[0].submitted_at + limits.UNIT_SECONDS_MAX - now)
             self._watch = self._loop.call_later(wait, self._give_up)
@@ -198,16 +208,16 @@ class SqliteDatabase:
         last = False
         while not last:
             batch: list[_Job] = []
-            job = self._queue.get()
+            jobs = self._queue.get()
             while True:
-                if job is None:
+                if jobs is None:
                     last = True
                     break
-                batch.append(job)
+                batch += jobs
                 if len(batch) >= limits.WRITE_BATCH_MAX:
                     break
                 try:
-                    job = self._queue.get_nowait()
+                    jobs = self._queue.get_nowait()
                 except queue.Empty:
                     break
             if batch:
@@ -217,6 +227,7 @@ class SqliteDatabase:
     def _write_batch(self, batch: list[_Job]) -> list[tuple[_Job, Any, BaseException | None]]:
         """One transaction: the units of work in the order they came, then all entries together. Returns the answers, in the batch's order."""
         taken = [job for job in batch if job.take()]
+        failure = Unavailable()
         try:
             with self._writer_engine.begin() as connection:
                 answers = {id(job): self._in_savepoint(connection, job.work) for job in taken if isinstance(job.work, _Unit)}
@@ -225,9 +236,11 @@ class SqliteDatabase:
                     driver = connection.connection.driver_connection
                     assert isinstance(driver, sqlite3.Connection)
                     self._ledger.write_sqlite(driver, self._clock(), entries)
-        except Exception as error:  # the commit failed: nothing of the batch happened
+                failure = OutcomeUnknown()  # what a failed sync left in the log is replayed if the machine stops right now
+        except Exception as error:
             log.exception("a commit failed", extra={"units": len(taken)})
-            return [(job, None, _because(error)) for job in batch]
+            failure.__cause__ = error
+            return [(job, None, failure) for job in batch]
         nothing = (None, None)
         return [(job, *answers.get(id(job), nothing)) for job in batch]
 
@@ -244,12 +257,6 @@ class SqliteDatabase:
             return None, error
         savepoint.commit()
         return result, None
-
-
-def _because(error: BaseException) -> Unavailable:
-    refusal = Unavailable()
-    refusal.__cause__ = error
-    return refusal
 
 
 def lock_file(path: Path) -> int:

@@ -25,13 +25,14 @@ ON CONFLICT (organization_id, day, meter) DO UPDATE SET count = count + excluded
 """
 _RECORD = """
 INSERT INTO audit_events (organization_id, event_id, agent_id, action, outcome, target_type, target_id,
-                          ip_address, user_agent, request_id, metadata, timestamp)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+                          ip_address, user_agent, request_id, metadata, timestamp) VALUES """
+_ROW = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _USED = """
 INSERT INTO credential_uses (organization_id, credential_id, last_used_at) VALUES (?, ?, ?)
 ON CONFLICT (organization_id, credential_id) DO UPDATE SET last_used_at = excluded.last_used_at
 """
+
+_ROWS_MAX = 256  # rows of one statement: 3,072 variables, well below any limit of SQLite
 
 
 def write_batch(connection: sqlite3.Connection, now: int, batch: Sequence[Entry]) -> None:
@@ -41,29 +42,29 @@ def write_batch(connection: sqlite3.Connection, now: int, batch: Sequence[Entry]
         total = connection.execute(_COUNT, (*counter, len(counted))).fetchone()[0]
         if over := refuse_over_limit(counted, total):
             connection.execute(_COUNT, (*counter, -over)).fetchone()
-    connection.executemany(
-        _RECORD,
-        [
-            (
-                organization_id,
-                event.event_id,
-                event.agent_id,
-                event.action,
-                event.outcome,
-                event.target_type,
-                event.target_id,
-                event.origin.ip_address,
-                event.origin.user_agent,
-                event.origin.request_id,
-                event.metadata,
-                now,
-            )
-            for organization_id, event in events(batch)
-        ],
-    )
+    _record(connection, now, batch)
     used = {(entry.snapshot.organization_id, entry.snapshot.credential_id, now) for entry in batch if entry.used and entry.verdict is Verdict.RECORDED}
     if used:
         connection.executemany(_USED, sorted(used))
+
+
+def _record(connection: sqlite3.Connection, now: int, batch: Sequence[Entry]) -> None:
+    """Insert the events, 256, 128, … 1 rows at a time.
+
+    Every statement hands the interpreter lock to the event loop and waits to get it back: row by row, a batch would wait for most of
+    its time. Powers of two keep the number of different statements small, so that all stay prepared.
+    """
+    rows = events(batch)
+    begin = 0
+    while begin < len(rows):
+        size = min(1 << (len(rows) - begin).bit_length() - 1, _ROWS_MAX)
+        values: list[object] = []
+        for organization_id, event in rows[begin : begin + size]:
+            origin = event.origin
+            values += (organization_id, event.event_id, event.agent_id, event.action, event.outcome, event.target_type, event.target_id)
+            values += (origin.ip_address, origin.user_agent, origin.request_id, event.metadata, now)
+        connection.execute(_RECORD + ", ".join([_ROW] * size), values)
+        begin += size
 
 
 def _facts(connection: sqlite3.Connection, now: int, batch: Sequence[Entry]) -> Facts:
