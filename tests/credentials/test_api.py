@@ -219,6 +219,15 @@ def test_last_used_to_the_minute(tenant: Tenant, server: RunningServer) -> None:
         assert last_used() == second  # a failure is no use
 
 
+@pytest.mark.parametrize("path", ["introspect", "revoke"])
+def test_authenticating_as_a_client_is_a_use_whatever_for(tenant: Tenant, server: RunningServer, path: str) -> None:
+    agent = tenant.agent()
+    with server.client() as client:
+        assert client.post(f"/api/v1/token/{path}", data={"token": "x"}, auth=(agent.agent_id, agent.client_secret)).status_code == 200
+    with tenant.admin.client() as client:
+        assert client.get(path_of(agent)).json()["data"][0]["lastUsedAt"]
+
+
 def test_every_failed_authentication_gets_the_same_answer(tenant: Tenant, other_tenant: Tenant, server: RunningServer) -> None:
     """Unknown client, unknown, malformed, wrong, revoked, expired, rotated and foreign secrets: nothing tells them apart (TH5)."""
     agent, sibling = tenant.agent(), tenant.agent()

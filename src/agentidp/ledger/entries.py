@@ -47,6 +47,7 @@ class Snapshot:
 class SecretSnapshot:
     """A client secret as stored, and the credential that it belongs to."""
 
+    credential_key: str
     secret_hash: bytes
     valid_until: int | None
     credential: Snapshot

@@ -38,16 +38,13 @@ class Ledger:
             except Problem:
                 if fresh or snapshot is None:
                     raise
-                self._forget(snapshot)
+                self.snapshots.forget(snapshot)
                 continue
             recorded = self._database.append(entry)
             answer = prepare(decision)
             await recorded
             if entry.verdict is not Verdict.STALE:
                 return entry, answer
-            self._forget(snapshot)
+            if snapshot is not None:
+                self.snapshots.forget(snapshot)
         raise Unavailable("What the decision rests on keeps changing; nothing was done. Please try again.")
-
-    def _forget(self, snapshot: Snapshot | SecretSnapshot | None) -> None:
-        if snapshot is not None:
-            self.snapshots.forget(snapshot.credential if isinstance(snapshot, SecretSnapshot) else snapshot)

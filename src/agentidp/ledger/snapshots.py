@@ -40,9 +40,6 @@ class Snapshots:
         self._by_key: dict[str, SecretSnapshot] = {}
         self._by_id: dict[tuple[str, str], Snapshot] = {}
 
-    def cached_secret(self, credential_key: str) -> SecretSnapshot | None:
-        return self._by_key.get(credential_key)
-
     async def find_secret(self, credential_key: str) -> SecretSnapshot | None:
         """From the cache or the database; what does not exist is not cached."""
         found = self._by_key.get(credential_key)
@@ -60,11 +57,12 @@ class Snapshots:
                 _keep(self._by_id, (organization_id, credential_id), found)
         return found
 
-    def forget(self, snapshot: Snapshot) -> None:
-        """Call it when the ledger found the snapshot stale."""
-        self._by_id.pop((snapshot.organization_id, snapshot.credential_id), None)
-        for key in [key for key, secret in self._by_key.items() if secret.credential.credential_id == snapshot.credential_id]:
-            del self._by_key[key]
+    def forget(self, found: Snapshot | SecretSnapshot) -> None:
+        """Call it when what was found may be stale. The same credential under another key is found out by its own commit."""
+        if isinstance(found, SecretSnapshot):
+            self._by_key.pop(found.credential_key, None)
+        else:
+            self._by_id.pop((found.organization_id, found.credential_id), None)
 
 
 def read_secret_snapshot(tx: Tx, credential_key: str) -> SecretSnapshot | None:
@@ -78,7 +76,7 @@ def read_secret_snapshot(tx: Tx, credential_key: str) -> SecretSnapshot | None:
         .where(secret.c.credential_key == credential_key)
     )
     row = tx.one(query)
-    return None if row is None else SecretSnapshot(row.secret_hash, row.valid_until, _from_row(row))
+    return None if row is None else SecretSnapshot(credential_key, row.secret_hash, row.valid_until, _from_row(row))
 
 
 def read_snapshot(tx: Tx, organization_id: str, credential_id: str) -> Snapshot | None:

@@ -34,10 +34,10 @@ def authenticate_client(stored: SecretSnapshot | None, presented_hash: bytes, cl
     return stored.credential
 
 
-def caller_entry(client: Snapshot, origin: Origin) -> tuple[Entry, Caller]:
+def caller_entry(client: Snapshot, now: int, origin: Origin) -> tuple[Entry, Caller]:
     """The client as a caller, holding what a token without `scope` would hold; the entry counts the call and confirms the snapshot."""
     caller = Caller(client.organization_id, client.agent_id, client.scopes - {OPERATOR_SCOPE}, client.credential_id, origin=origin)
-    return Entry(client, meter="apiCalls"), caller
+    return Entry(client, meter="apiCalls", used=_is_use_due(client, now)), caller
 
 
 def issue_token(
@@ -60,10 +60,13 @@ def issue_token(
     )
     metadata = {"scope": token.scope, "audience": audience, "credentialId": client.credential_id, "expiresAt": to_rfc3339(expires_at * 1000)}
     event = Event(new_id(now), client.agent_id, "token.issued", "token", token_id, msgspec.json.encode(metadata).decode(), origin)
-    used = client.last_used_at is None or now - client.last_used_at >= limits.LAST_USED_RESOLUTION_MS
-    if used:
-        client.last_used_at = now
-    return Entry(client, "tokensIssued", event, used=used), token
+    return Entry(client, "tokensIssued", event, used=_is_use_due(client, now)), token
+
+
+def note_use(entry: Entry, now: int) -> None:
+    """Call it when the entry is recorded, so that the credential's next uses within the minute need not be."""
+    if entry.used:
+        entry.snapshot.last_used_at = now
 
 
 def over_limit(client: Snapshot) -> AuditEntry:
@@ -113,6 +116,10 @@ def sweep_revoked_tokens(tx: Tx) -> int:
     expired = sa.select(revoked_tokens.c.token_id).where(revoked_tokens.c.expires_at <= tx.now).limit(limits.SWEEP_ROWS_MAX)
     result = tx.run(sa.delete(revoked_tokens).where(revoked_tokens.c.token_id.in_(expired), revoked_tokens.c.expires_at <= tx.now))
     return result.rowcount
+
+
+def _is_use_due(client: Snapshot, now: int) -> bool:
+    return client.last_used_at is None or now - client.last_used_at >= limits.LAST_USED_RESOLUTION_MS
 
 
 def _refused(client: Snapshot, reason: str, **metadata: object) -> AuditEntry:

@@ -182,10 +182,11 @@ async def _authenticate(request: Request, form: Form, scope: str) -> Caller:
     key, presented_hash = client.credential_key, keyed_hash(instance.secret_key, client.presented_secret)
 
     def decide(stored: SecretSnapshot | None) -> tuple[Entry, Caller]:
-        agent = actions.authenticate_client(stored, presented_hash, client.client_id, instance.clock())
-        return actions.caller_entry(agent, guard.origin(request))
+        now = instance.clock()
+        return actions.caller_entry(actions.authenticate_client(stored, presented_hash, client.client_id, now), now, guard.origin(request))
 
-    _, caller = await instance.ledger.settle(lambda: instance.ledger.snapshots.find_secret(key), decide, lambda caller: caller)
+    entry, caller = await instance.ledger.settle(lambda: instance.ledger.snapshots.find_secret(key), decide, lambda caller: caller)
+    actions.note_use(entry, instance.clock())
     request.scope["agentidp.caller"] = caller
     return caller
 
