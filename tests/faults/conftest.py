@@ -2,11 +2,10 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.faults.own_postgres import OwnPostgres
 
 _KEY = "fault"
 
@@ -46,14 +45,6 @@ def table(request: pytest.FixtureRequest, record_property: Any) -> Any:
         record_property(_KEY, line)
 
     return add
-
-
-@pytest.fixture(scope="module")
-def own_postgres() -> Iterator[OwnPostgres]:
-    """A PostgreSQL that may be killed."""
-    server = OwnPostgres()
-    yield server
-    server.close()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

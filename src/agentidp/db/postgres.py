@@ -184,7 +184,7 @@ class PostgresDatabase:
                     if readonly:
                         await connection.execution_options(postgresql_readonly=True)
                     result = await connection.run_sync(unit)
-                    with _committing():
+                    with contextlib.nullcontext() if readonly else _committing():
                         await connection.commit()
                     return result
             except sa.exc.DBAPIError as error:
