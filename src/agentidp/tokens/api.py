@@ -185,8 +185,8 @@ async def _authenticate(request: Request, form: Form, scope: str) -> Caller:
         now = instance.clock()
         return actions.caller_entry(actions.authenticate_client(stored, presented_hash, client.client_id, now), now, guard.origin(request))
 
-    entry, caller = await instance.ledger.settle(lambda: instance.ledger.snapshots.find_secret(key), decide, lambda caller: caller)
-    actions.note_use(entry, instance.clock())
+    settled, caller = await instance.ledger.settle(lambda: instance.ledger.snapshots.find_secret(key), decide, lambda caller: caller)
+    actions.note_use(settled, instance.clock())
     request.scope["agentidp.caller"] = caller
     return caller
 
