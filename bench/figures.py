@@ -1,0 +1,169 @@
+"""The table of figures: what is compared with what, and how far it should reach. Figures are made of results; nothing is measured here."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bench.rounds import ratios
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row. `value` returns the figure and its lowest and highest round, or raises KeyError or IndexError when it was not measured."""
+
+    title: str
+    against: str
+    reach: str
+    reached: Callable[[float], bool] | None
+    value: Callable[[Results], tuple[float, float, float]]
+    unit: str = "×"
+    needs: tuple[str, ...] = ()  # group and contestant, to find the reason when it is absent
+
+
+def _ratio(group: str, numerator: str, denominator: str, measure: str = "rate") -> Callable[[Results], tuple[float, float, float]]:
+    def value(results: Results) -> tuple[float, float, float]:
+        contestants = results[group]["contestants"]
+        found = ratios(contestants[numerator], contestants[denominator], measure)
+        return statistics.median(found), min(found), max(found)
+
+    return value
+
+
+def _measure(group: str, name: str, measure: str) -> Callable[[Results], tuple[float, float, float]]:
+    def value(results: Results) -> tuple[float, float, float]:
+        found = [row[measure] for row in results[group]["contestants"][name]["rounds"]]
+        return statistics.median(found), min(found), max(found)
+
+    return value
+
+
+def _fact(group: str, name: str) -> Callable[[Results], tuple[float, float, float]]:
+    def value(results: Results) -> tuple[float, float, float]:
+        fact = results[group]["facts"][name]
+        found = fact if isinstance(fact, list) else [fact]
+        return statistics.median(found), min(found), max(found)
+
+    return value
+
+
+def _growth(results: Results) -> tuple[float, float, float]:
+    facts = results["memory"]["facts"]
+    grown = facts["after_mb"] - facts["at_rest_mb"]
+    return grown, grown, grown
+
+
+def _at_least(bound: float) -> Callable[[float], bool]:
+    return lambda value: value >= bound
+
+
+def _at_most(bound: float) -> Callable[[float], bool]:
+    return lambda value: value <= bound
+
+
+def _tokens(title: str, numerator: str, against: str, denominator: str, bound: float | None) -> Figure:
+    reach, reached = (f"≥ {bound:g} ×", _at_least(bound)) if bound is not None else ("report", None)
+    return Figure(title, against, reach, reached, _ratio("tokens", numerator, denominator), needs=("tokens", numerator, denominator))
+
+
+FIGURES = (
+    _tokens("tokens/s, SQLite, durable, audited, counted", "sqlite", "the same path with a no-op store", "ceiling", 0.70),
+    _tokens("tokens/s, PostgreSQL, durable, audited, counted", "postgres", "the same path with a no-op store", "ceiling", 0.70),
+    _tokens("tokens/s, SQLite", "sqlite", "node-oidc-provider, JWT, ES256, in memory", "node", 3),
+    _tokens("tokens/s, PostgreSQL", "postgres", "node-oidc-provider, JWT, ES256, in memory", "node", 3),
+    _tokens("tokens/s, SQLite", "sqlite", "Authlib's server (Flask, SQLAlchemy, gunicorn)", "authlib", 20),
+    _tokens("tokens/s, SQLite", "sqlite", "the original design (Express, bcrypt, RS256, PostgreSQL)", "original", 300),
+    _tokens("tokens/s, SQLite", "sqlite", "authgent-server", "authgent", None),
+    _tokens("introspections/s of an active token", "introspection", "the token path", "sqlite", 1.5),
+    _tokens("guarded calls/s (GET /agent-info)", "guarded", "the token path", "sqlite", None),
+    _tokens("agent registrations/s, 32 at once", "registration", "node-oidc-provider's token rate", "node", 0.5),
+    _tokens("tokens/s, RS256", "rs256", "the same with ES256", "sqlite", None),
+    _tokens("tokens/s, RS256", "rs256", "RS256 with a no-op store", "rs256-ceiling", None),
+    _tokens("tokens/s with a log line per request", "logged", "without", "sqlite", None),
+    _tokens("tokens/s, two processes on PostgreSQL", "two", "one process", "postgres", None),
+    Figure(
+        "tokens/s, one client on one connection",
+        "the prototype's 1,817/s on another day",
+        "≥ 1,454/s",
+        _at_least(1453.6),
+        _measure("tokens", "single", "rate"),
+        "/s",
+        ("tokens", "single"),
+    ),
+    Figure("tokens/s, many agents in the database", "few", "≥ 0.9 ×", _at_least(0.9), _ratio("agents", "many", "few"), needs=("agents", "many")),
+    Figure("tokens/s, many audit events behind", "none", "≥ 0.9 ×", _at_least(0.9), _ratio("events", "many", "few"), needs=("events", "many")),
+    Figure(
+        "time of a page in the middle of many agents",
+        "the first page",
+        "≤ 2 ×",
+        _at_most(2),
+        _ratio("pages", "middle", "first", "p50_ms"),
+        needs=("pages", "middle"),
+    ),
+    Figure("p99 at 70 % of the highest rate, SQLite", "–", "≤ 20 ms", _at_most(20), _measure("latency", "sqlite", "p99_ms"), "ms", ("latency", "sqlite")),
+    Figure(
+        "p99 at 70 % of the highest rate, PostgreSQL",
+        "–",
+        "≤ 20 ms",
+        _at_most(20),
+        _measure("latency", "postgres", "p99_ms"),
+        "ms",
+        ("latency", "postgres"),
+    ),
+    Figure("memory at rest", "–", "≤ 120 MB", _at_most(120), _fact("memory", "at_rest_mb"), "MB", ("memory",)),
+    Figure("memory after many tokens, growth", "at rest", "≤ 20 MB", _at_most(20), _growth, "MB", ("memory",)),
+    Figure("cold start to the first token, set up before", "–", "≤ 1.5 s", _at_most(1500), _fact("cold_start", "set up before ms"), "ms", ("cold_start",)),
+    Figure("cold start to the first token, empty folder", "–", "≤ 1.5 s", _at_most(1500), _fact("cold_start", "empty folder ms"), "ms", ("cold_start",)),
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A figure with its value, or with the reason why there is none."""
+
+    figure: Figure
+    value: float | None
+    low: float = 0
+    high: float = 0
+    reason: str = ""
+
+    @property
+    def verdict(self) -> str:
+        if self.value is None:
+            return "absent"
+        if self.figure.reached is None:
+            return "–"
+        return "reached" if self.figure.reached(self.value) else "not reached"
+
+
+def find(results: Results) -> list[Found]:
+    """Every figure of the table, measured or not."""
+    found = []
+    for figure in FIGURES:
+        try:
+            found.append(Found(figure, *figure.value(results)))
+        except (KeyError, statistics.StatisticsError):
+            found.append(Found(figure, None, reason=_reason(figure, results)))
+    return found
+
+
+def _reason(figure: Figure, results: Results) -> str:
+    group = results.get(figure.needs[0])
+    if group is None:
+        return "not measured"
+    for name in figure.needs[1:]:
+        if name in group.get("absent", {}):
+            return str(group["absent"][name])
+        if refused := group.get("contestants", {}).get(name, {}).get("refused"):
+            return str(refused)
+    return next(iter(group.get("absent", {}).values()), "not measured")
+
+
+def text_of(found: Found) -> str:
+    """The value as a person reads it."""
+    if found.value is None:
+        return "absent"
+    value = f"{found.value:,.0f}" if abs(found.value) >= 100 or found.figure.unit == "MB" else f"{found.value:.2f}"
+    return f"{value} {found.figure.unit}".replace(" /s", "/s")
