@@ -1,0 +1,192 @@
+"""What makes the token path slow is caught here without a clock: counts of Python calls and of SQL statements, the same on every machine."""
+
+import asyncio
+import base64
+import sqlite3
+import statistics
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench.ceiling import without_store
+from tests.serving import settings_for
+
+from agentidp.app import create_app
+from agentidp.core.caller import Caller, Origin
+from agentidp.core.clock import system_clock
+from agentidp.db.schema import credential_secrets
+from agentidp.ledger import postgres, sqlite
+from agentidp.ledger.entries import Entry, SecretSnapshot, Verdict
+from agentidp.ledger.snapshots import read_secret_snapshot
+from agentidp.start import Started, start
+from agentidp.tokens.actions import issue_token
+
+CALLS_PER_TOKEN = 136  # Python function calls of one request as recorded; lower it when the path gets shorter
+CALLS_PER_TOKEN_MAX = CALLS_PER_TOKEN * 1.1
+STATEMENTS_PER_BATCH_MAX = 6  # of 100 entries
+
+
+def test_a_token_request_makes_no_more_calls_than_recorded(tmp_path: Path) -> None:
+    calls = asyncio.run(_calls_per_request(tmp_path))
+    print(f"{calls} Python calls per token request")
+    assert calls <= CALLS_PER_TOKEN_MAX
+
+
+def test_statements_do_not_grow_with_the_batch(engine: str, database_url: str, tmp_path: Path) -> None:
+    counts = asyncio.run(_statements_by_size(engine, database_url, tmp_path))
+    print(f"statements by entries in the batch: {counts}")
+    assert counts[1] == counts[128]
+    assert counts[100] <= STATEMENTS_PER_BATCH_MAX
+    assert counts[127] - counts[1] < (127).bit_length()  # on SQLite rows go in by powers of two
+
+
+async def _calls_per_request(folder: Path) -> float:
+    found: list[Started] = []
+
+    def on_start(started: Started) -> None:
+        without_store(started)
+        found.append(started)
+
+    settings = settings_for(folder, None)
+    app = create_app(settings, on_start=on_start)
+    asked: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    lifespan = asyncio.create_task(app({"type": "lifespan", "asgi": {"version": "3.0"}, "state": {}}, asked.get, told.put))
+    await asked.put({"type": "lifespan.startup"})
+    assert (await told.get())["type"] == "lifespan.startup.complete"
+    try:
+        first = found[0].first
+        assert first is not None
+        request = _token_request(app, first.agent_id, first.client_secret)
+        for _ in range(5):  # what is cached is cached
+            assert await request() == 200
+        return statistics.median([await _count_calls(request) for _ in range(25)])
+    finally:
+        await asked.put({"type": "lifespan.shutdown"})
+        await lifespan
+
+
+def _token_request(app: Any, client_id: str, secret: str) -> Callable[[], Awaitable[int]]:
+    body = b"grant_type=client_credentials&scope=agents%3Aread"
+    basic = base64.b64encode(f"{client_id}:{secret}".encode())
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/api/v1/token",
+        "raw_path": b"/api/v1/token",
+        "query_string": b"",
+        "root_path": "",
+        "headers": [
+            (b"host", b"127.0.0.1"),
+            (b"content-type", b"application/x-www-form-urlencoded"),
+            (b"authorization", b"Basic " + basic),
+            (b"content-length", b"%d" % len(body)),
+        ],
+        "client": ("127.0.0.1", 1234),
+        "server": ("127.0.0.1", 80),
+    }
+
+    async def request() -> int:
+        statuses: list[int] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            statuses.append(message.get("status", 0))
+
+        await app(dict(scope), receive, send)
+        return statuses[0]
+
+    return request
+
+
+async def _count_calls(request: Callable[[], Awaitable[int]]) -> int:
+    """Python functions entered, and coroutines resumed, by one request. The profiler counts; the clock plays no part."""
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        status = await request()
+    finally:
+        sys.setprofile(before)
+    assert status == 200
+    return calls
+
+
+async def _statements_by_size(engine: str, url: str, folder: Path) -> dict[int, int]:
+    """Statements of a batch of token entries, by its size, each batch committed on the real engine."""
+    started = await start(settings_for(folder / "data", url))
+    assert started.first is not None
+    try:
+        key = await started.instance.database.read(
+            lambda tx: tx.connection.scalar(credential_secrets.select().with_only_columns(credential_secrets.c.credential_key)), _NOBODY
+        )
+        snapshot = await started.instance.database.read(read_secret_snapshot, _NOBODY, key)
+    finally:
+        await started.instance.database.close()
+    assert snapshot is not None
+    write = _write_sqlite if engine == "sqlite" else _write_postgres
+    return {size: await write(url, _entries(snapshot, size)) for size in (1, 100, 127, 128)}
+
+
+_NOBODY = Caller(organization_id="")
+
+
+def _entries(snapshot: SecretSnapshot, size: int) -> list[Entry]:
+    now, origin = system_clock(), Origin(None, None, "bench")
+    made = []
+    for _ in range(size):
+        snapshot.credential.last_used_at = None  # so that the last use is written, too
+        made.append(issue_token(snapshot.credential, now, origin, scope=None, audience=("https://api.example",), lifetime_seconds=3600)[0])
+    return made
+
+
+class _Counting:
+    """A driver connection whose statements are counted; one `executemany` is one, as the driver prepares it once."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection, self.statements = connection, 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith(("execute", "fetch")):
+            self.statements += 1
+        return getattr(self._connection, name)
+
+
+async def _write_sqlite(url: str, entries: list[Entry]) -> int:
+    connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+    try:
+        counting = _Counting(connection)
+        sqlite.write_batch(counting, system_clock(), entries)  # type: ignore[arg-type]
+        connection.commit()
+    finally:
+        connection.close()
+    return _all_recorded(entries, counting)
+
+
+async def _write_postgres(url: str, entries: list[Entry]) -> int:
+    asyncpg = pytest.importorskip("asyncpg")
+    connection = await asyncpg.connect(url)
+    try:
+        counting = _Counting(connection)
+        async with connection.transaction():
+            await postgres.write_batch(counting, system_clock(), entries)
+    finally:
+        await connection.close()
+    return _all_recorded(entries, counting)
+
+
+def _all_recorded(entries: list[Entry], counting: _Counting) -> int:
+    assert all(entry.verdict is Verdict.RECORDED for entry in entries)
+    return counting.statements
