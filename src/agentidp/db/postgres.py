@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import asyncpg
@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 _AGAIN = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected: nothing was done
 
 
-def connect(url: str) -> AsyncEngine:
-    """An engine for a `postgresql://` URL."""
+def connect(url: str, *, statement_ms: int = limits.POSTGRES_STATEMENT_MS) -> AsyncEngine:
+    """An engine for a `postgresql://` URL. `statement_ms` 0: a statement may take as long as it takes."""
     return create_async_engine(
         sa.make_url(url).set(drivername="postgresql+asyncpg"),
         pool_size=limits.POSTGRES_POOL_SIZE + 1,  # one of them is the ledger's
@@ -37,7 +37,7 @@ def connect(url: str) -> AsyncEngine:
             "timeout": limits.POSTGRES_CONNECT_SECONDS,
             "server_settings": {
                 "application_name": "agentidp",
-                "statement_timeout": str(limits.POSTGRES_STATEMENT_MS),
+                "statement_timeout": str(statement_ms),
                 "idle_in_transaction_session_timeout": str(limits.UNIT_SECONDS_MAX * 1000),
             },
         },
@@ -105,22 +105,21 @@ class PostgresDatabase:
         while self._pending:
             batch = self._pending[: limits.WRITE_BATCH_MAX]
             del self._pending[: len(batch)]
+            deadline = asyncio.get_running_loop().time() + limits.UNIT_SECONDS_MAX
             try:
-                async with asyncio.timeout(limits.UNIT_SECONDS_MAX):
+                async with asyncio.timeout_at(deadline):
                     await self._write_batch([entry for entry, _ in batch])
-                failure = None
             except Exception as error:
                 log.exception("a commit failed", extra={"units": len(batch)})
-                failure = OutcomeUnknown() if isinstance(error, OutcomeUnknown) else Unavailable()
-                failure.__cause__ = error
                 await self._drop_ledger_connection()
-            for _, future in batch:
-                if future.done():  # the caller is gone
-                    continue
-                if failure is None:
-                    future.set_result(None)
-                else:
-                    future.set_exception(failure)
+                _refuse(batch, OutcomeUnknown if isinstance(error, OutcomeUnknown) else Unavailable, error)
+                if asyncio.get_running_loop().time() >= deadline:  # a silent database: those who came meanwhile are not to wait as long again
+                    _refuse(self._pending, Unavailable, error)
+                    self._pending.clear()
+            else:
+                for _, future in batch:
+                    if not future.done():  # else the caller is gone
+                        future.set_result(None)
         self._flusher = None
 
     async def _write_batch(self, entries: list[Any]) -> None:
@@ -194,6 +193,14 @@ class PostgresDatabase:
         raise AssertionError("the loop returns or raises")
 
 
+def _refuse(batch: Sequence[tuple[Any, asyncio.Future[None]]], kind: type[Unavailable], error: Exception) -> None:
+    for _, future in batch:
+        if not future.done():
+            failure = kind()  # each its own: raising one adds to its traceback
+            failure.__cause__ = error
+            future.set_exception(failure)
+
+
 def _state(error: BaseException) -> str:
     return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
 
@@ -210,8 +217,8 @@ def _committing() -> Iterator[None]:
 
 
 async def run_in_connection(url: str, work: Callable[[sa.Connection], T]) -> T:
-    """One transaction outside any pool, for migrations."""
-    engine = connect(url)
+    """One transaction outside any pool, for migrations, which may wait for each other and rewrite tables."""
+    engine = connect(url, statement_ms=0)
     try:
         async with engine.begin() as connection:
             return await _run(connection, work)
