@@ -150,6 +150,25 @@ def test_a_rotation_is_due_by_age_of_the_current_key(database_url: str) -> None:
     with_keys(database_url, work)
 
 
+def test_a_withdrawn_key_is_gone_for_a_process_whose_clock_is_behind_too(database_url: str) -> None:
+    def withdraw(tx: Any, key_id: str) -> None:
+        retire_key(tx, key_id)
+        tx.entries.clear()
+
+    async def work(keys: Keys) -> None:
+        await keys.ensure()
+        compromised = (await keys.by_status())["current"][0].key_id
+        await keys.rotate(at_once=True)
+        await keys.database.write(withdraw, NOBODY, compromised)
+        keys.clock.forward(seconds=-limits.ISSUED_AT_LEEWAY_SECONDS)
+        store = KeyStore(keys.database, keys.sealer, keys.clock)
+        await store.reload()
+        assert await store.find(compromised) is None
+        assert compromised.encode() not in store.jwks
+
+    with_keys(database_url, work)
+
+
 def test_only_a_retired_key_can_be_withdrawn(database_url: str) -> None:
     async def work(keys: Keys) -> None:
         await keys.ensure()

@@ -141,7 +141,7 @@ def retire_key(tx: Tx, key_id: str) -> None:
         raise NotFound(f"There is no key {key_id}; `agentidp keys list` shows them.")
     if row.status != "retired":
         raise Conflict(f"The key is {row.status}; rotate first, so that another one signs.")
-    _retire(tx, key_id, published_until=tx.now)
+    _retire(tx, key_id, published_until=tx.now - limits.ISSUED_AT_LEEWAY_SECONDS * 1000)  # over also by a clock that is behind
     tx.record("key.rotated", "key", key_id, retired=True)
 
 
