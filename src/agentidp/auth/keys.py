@@ -4,6 +4,7 @@ A key is published as `next` before it signs, and as `retired` until the last to
 copy of the key set has, too. Exactly one key is next and one is current, on any number of processes: the table's indexes say so.
 """
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -49,6 +50,7 @@ class KeyStore:
         self._database, self._sealer, self._clock = database, sealer, clock
         self._keys: dict[str, SigningKey] = {}
         self._reloaded_at = 0
+        self._looking = asyncio.Lock()
         self.verified: dict[bytes, Any] = {}  # what `jwt` found out about tokens, by their SHA-256
         self.current: SigningKey
         self.jwks = b""
@@ -66,8 +68,10 @@ class KeyStore:
         """The published key of that id; an unknown one makes the store look once, at most once a second."""
         now = self._clock()
         key = self._keys.get(key_id) if isinstance(key_id, str) else None
-        if key is None and abs(now - self._reloaded_at) >= limits.UNKNOWN_KEY_RELOAD_SECONDS * 1000:
-            await self.reload()
+        if key is None:
+            async with self._looking:
+                if abs(now - self._reloaded_at) >= limits.UNKNOWN_KEY_RELOAD_SECONDS * 1000:
+                    await self.reload()
             key = self._keys.get(key_id) if isinstance(key_id, str) else None
         if key is not None and key.published_until is not None and key.published_until <= now:
             return None
