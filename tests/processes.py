@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from tests.serving import free_port
+from tests.serving import NO_TLS, free_port
 
 COMMAND = str(Path(sys.executable).parent / "agentidp")
 _SECONDS_MAX = 60  # a loaded machine starts slowly; nothing below asserts a time
@@ -62,7 +62,7 @@ class ServerProcess:
         return document
 
     def client(self, **options: Any) -> httpx2.Client:
-        return httpx2.Client(base_url=self.url, timeout=30, trust_env=False, **options)
+        return httpx2.Client(base_url=self.url, timeout=30, trust_env=False, verify=NO_TLS, **options)
 
     def token(self, **form: Any) -> dict[str, Any]:
         data = {"grant_type": "client_credentials", "client_id": self.first["clientId"], "client_secret": self.first["clientSecret"], **form}

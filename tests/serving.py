@@ -21,7 +21,7 @@ from agentidp.core.config import Settings, load
 from agentidp.server import make_server
 from agentidp.start import Started
 
-_NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # shared and empty: a client that loads certificates takes 45 ms to make
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # shared and empty: a client that loads certificates takes 45 ms to make
 
 
 class FakeClock:
@@ -58,7 +58,7 @@ class RunningServer:
         self._thread.start()
         if not self._ready.wait(30) or self._failed:
             raise RuntimeError(f"the server did not start: {self._failed}")
-        self.check = OpenApiCheck(httpx2.get(f"{self.url}/openapi.json", verify=_NO_TLS).json())
+        self.check = OpenApiCheck(httpx2.get(f"{self.url}/openapi.json", verify=NO_TLS).json())
 
     @property
     def instance(self) -> Instance:
@@ -71,7 +71,7 @@ class RunningServer:
 
     def client(self, **options: Any) -> httpx2.Client:
         """An HTTP client whose every response is held against the served OpenAPI document."""
-        return httpx2.Client(base_url=self.url, event_hooks={"response": [self.check]}, timeout=30, trust_env=False, verify=_NO_TLS, **options)
+        return httpx2.Client(base_url=self.url, event_hooks={"response": [self.check]}, timeout=30, trust_env=False, verify=NO_TLS, **options)
 
     def write(self, action: Callable[..., Any], caller: Caller, *args: Any, **kwargs: Any) -> Any:
         return self.await_(self.instance.database.write(action, caller, *args, **kwargs))
