@@ -1,11 +1,12 @@
 """From settings to a running instance: master key, schema, server secrets, signing keys, first credential. Each step may be repeated."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import sqlalchemy as sa
+from typing import TextIO
 
 from agentidp.auth.instance import Instance
 from agentidp.auth.keys import KeyStore, ensure_keys
@@ -34,10 +35,7 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
     """Bring the database up to date and open it. Raises WrongSettings."""
     sealer = load_sealer(settings)
     url = database_url(settings)
-    try:
-        await in_transaction(url, upgrade)
-    except (sa.exc.DBAPIError, OSError) as error:
-        raise WrongSettings(f"database_url: the database cannot be opened: {_first_line(error)}") from error
+    await in_transaction(url, upgrade)
     metrics = Metrics()
     database = open_database(url, clock, LedgerWriters(), metrics.observe_database)
     instance = Instance(settings, database, KeyStore(database, sealer, clock), Ledger(database), sealer, clock, metrics)
@@ -62,7 +60,8 @@ def load_sealer(settings: Settings) -> Sealer:
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            write_private_file(path, new_master_key() + "\n")
+            with private_file(path) as file:
+                file.write(new_master_key() + "\n")
         except FileExistsError:
             if path.stat().st_mode & 0o077:
                 raise WrongSettings(f"{path}: others may read the master key; run chmod 600 on it") from None
@@ -71,13 +70,14 @@ def load_sealer(settings: Settings) -> Sealer:
         raise WrongSettings(f"data_dir: {error}") from error
 
 
-def write_private_file(path: Path, text: str) -> None:
-    """Make a file that only its owner may read, whole or not at all, durably. Raises FileExistsError."""
+@contextlib.contextmanager
+def private_file(path: Path) -> Iterator[TextIO]:
+    """A new file that only its owner may read: there, whole and durable, once the block has ended well. Raises FileExistsError."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.link(partial, path)  # unlike a rename, it refuses to replace
@@ -97,19 +97,19 @@ def first_credential_document(issuer: str, first: FirstCredential) -> dict[str, 
 
 
 async def _set_up_once(instance: Instance) -> FirstCredential | None:
+    path = instance.settings.data_dir / FIRST_CREDENTIAL_FILE
+    there = path.exists()  # asked first: another process that is setting this database up may write it any moment
     if await instance.database.read(find_operator_organization, NOBODY) is not None:
         return None
-    path = instance.settings.data_dir / FIRST_CREDENTIAL_FILE
-    if path.exists():
+    if there:
         raise WrongSettings(f"{path}: belongs to another database; move it away before an empty one is set up")
     try:
-        first = await instance.database.write(set_up_instance, NOBODY, instance.secret_key)
+        instance.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with private_file(path) as file:  # opened first: where it cannot be, there must be no secret that nobody has
+            first = await instance.database.write(set_up_instance, NOBODY, instance.secret_key)
+            file.write(json.dumps(first_credential_document(instance.settings.issuer, first), indent=2) + "\n")
     except AlreadySetUp:
         return None
-    instance.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_private_file(path, json.dumps(first_credential_document(instance.settings.issuer, first), indent=2) + "\n")
+    except OSError as error:
+        raise WrongSettings(f"data_dir: {error}") from error
     return first
-
-
-def _first_line(error: BaseException) -> str:
-    return str(getattr(error, "orig", error)).splitlines()[0]

@@ -13,7 +13,7 @@ import pytest
 
 from agentidp import __version__
 from agentidp.cli import main
-from agentidp.core.secrets import Sealer
+from agentidp.core.secrets import Sealer, new_master_key
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -24,6 +24,7 @@ COMMANDS = [
     "routes",
     "openapi",
     "completion",
+    "worker",
     *(f"agents {name}" for name in ("list", "create")),
     *(f"keys {name}" for name in ("list", "rotate", "retire", "master")),
     *(f"db {name}" for name in ("upgrade", "check", "backup")),
@@ -71,6 +72,23 @@ def test_help_shows_an_example(command: str, agentidp: Command) -> None:
     assert "For example:" in out
     example = out.partition("For example:")[2]
     assert f"agentidp {command}" in " ".join(example.split())
+
+
+def test_a_data_folder_that_cannot_be_written_loses_no_credential(
+    database_url: str, agentidp: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is set up whose only secret could not be kept."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AGENTIDP_MASTER_KEY", new_master_key())
+    monkeypatch.setenv("AGENTIDP_DATABASE_URL", database_url)
+    monkeypatch.setenv("AGENTIDP_DATA_DIR", str(tmp_path / "file"))
+    code, _, err = agentidp("init")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "data_dir" in err
+    monkeypatch.setenv("AGENTIDP_DATA_DIR", str(tmp_path / "folder"))
+    code, out, _ = agentidp("init", "--json")
+    assert code == 0
+    assert json.loads(out)["clientSecret"]
 
 
 def test_help_without_a_command_lists_them_all(agentidp: Command) -> None:
@@ -207,7 +225,34 @@ def test_db_check_finds_a_file_that_is_no_database(file: Path, agentidp: Command
     file.write_bytes(b"certainly not SQLite" * 1000)
     code, _, err = agentidp("db", "check", "--json")
     assert code == 1
-    assert "cannot be read" in err
+    assert "restore a backup" in err
+
+
+@pytest.mark.parametrize("arguments", [["upgrade"], ["backup", "copy.db"]], ids=["upgrade", "backup"])
+def test_db_commands_say_in_one_line_that_the_file_is_no_database(file: Path, agentidp: Command, arguments: list[str], tmp_path: Path) -> None:
+    file.write_bytes(b"certainly not SQLite" * 1000)
+    arguments = [argument.replace("copy.db", str(tmp_path / "copy.db")) for argument in arguments]
+    for _ in range(2):
+        code, _out, err = agentidp("db", *arguments)
+        assert code in {1, 2}
+        assert "file is not a database" in err
+        assert err.count("\n") == 1
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("copy")]
+
+
+@pytest.mark.parametrize("command", ["upgrade", "check"])
+def test_db_commands_say_in_one_line_that_postgresql_is_not_there(command: str, agentidp: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AGENTIDP_DATABASE_URL", f"postgresql://nobody:hidden-password@/none?host={tmp_path}")
+    code, _, err = agentidp("db", command)
+    assert code in {1, 2}
+    assert "cannot be opened" in err
+    assert err.count("\n") == 1
+    assert "hidden-password" not in err
+
+
+def test_a_backup_into_a_folder_that_is_not_there_is_refused_in_one_line(file: Path, agentidp: Command, tmp_path: Path) -> None:
+    code, _, err = agentidp("db", "backup", str(tmp_path / "none" / "copy.db"))
+    assert (code, err.count("\n")) == (1, 1)
 
 
 def test_db_check_finds_a_broken_reference(file: Path, agentidp: Command) -> None:

@@ -85,5 +85,8 @@ def main(arguments: list[str] | None = None) -> None:
     except Problem as problem:
         print(f"agentidp: {problem.detail}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:  # a folder that is not there, a file that may not be written
+        print(f"agentidp: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

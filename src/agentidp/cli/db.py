@@ -1,6 +1,7 @@
 """`agentidp db upgrade|check|backup`"""
 
 import asyncio
+import contextlib
 import json as json_module
 import os
 import sqlite3
@@ -11,7 +12,7 @@ from cyclopts import App
 
 from agentidp.cli.settings import Config, Json
 from agentidp.core.config import load
-from agentidp.core.errors import Problem
+from agentidp.core.errors import Problem, WrongSettings
 from agentidp.db.engine import database_url
 from agentidp.db.migrate import HEAD, in_transaction, revision_of, run_alembic
 from agentidp.db.migrate import upgrade as upgrade_schema
@@ -50,8 +51,8 @@ def check(*, config: Config = None, json: Json = False) -> None:
     require_file(url)
     try:
         found = asyncio.run(in_transaction(url, work, readonly=True))
-    except sa.exc.DatabaseError as error:
-        raise Problem(f"the database cannot be read: {error.orig}; restore a backup if it is damaged") from error
+    except WrongSettings as error:
+        raise Problem(f"{error}; restore a backup if it is damaged") from error
     print(json_module.dumps(found) if json else "\n".join(f"{name:<17} {value}" for name, value in found.items()))
     if found["revision"] != HEAD:
         raise Problem("the schema is not this release's; run: agentidp db upgrade")
@@ -77,19 +78,23 @@ def backup(target: Path, *, config: Config = None) -> None:
     if target.exists():
         raise Problem(f"{target} exists; give another name")
     partial = target.with_name(target.name + ".partial")
-    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    source = sqlite3.connect(f"file:{url.database}?mode=ro", uri=True)
-    copy = sqlite3.connect(partial)
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
     try:
+        _copy(Path(url.database or ""), partial)
+        partial.rename(target)
+    except sqlite3.Error as error:
+        raise Problem(f"the database cannot be copied: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    print(f"{target}: {target.stat().st_size} bytes")
+
+
+def _copy(original: Path, partial: Path) -> None:
+    with contextlib.closing(sqlite3.connect(f"file:{original}?mode=ro", uri=True)) as source, contextlib.closing(sqlite3.connect(partial)) as copy:
         source.backup(copy)
         copy.execute("PRAGMA journal_mode=DELETE")
-    finally:
-        copy.close()
-        source.close()
     with partial.open("rb") as file:
         os.fsync(file.fileno())
-    partial.rename(target)
-    print(f"{target}: {target.stat().st_size} bytes")
 
 
 def require_file(url: sa.URL) -> None:

@@ -77,24 +77,34 @@ def _make_private(path: Path) -> None:
 
 
 async def in_transaction(url: sa.URL, work: Callable[[sa.Connection], T], *, readonly: bool = False) -> T:
-    """Run `work` in one transaction of its own on the database that the URL names.
+    """Run `work` in one transaction of its own on the database that the URL names. Raises WrongSettings when that cannot be opened.
 
-    On SQLite, unless `readonly`, no server may have the file: raises WrongSettings.
+    On SQLite, unless `readonly`, no server may have the file.
     """
-    if url.drivername == "sqlite":
-        from agentidp.db import sqlite  # noqa: PLC0415 - only what is used is loaded
+    try:
+        return await (_on_sqlite if url.drivername == "sqlite" else _on_postgres)(url, work, readonly=readonly)
+    except (sa.exc.DBAPIError, OSError) as error:
+        raise WrongSettings(f"database_url: the database cannot be opened: {str(getattr(error, 'orig', error)).splitlines()[0]}") from error
 
-        path = Path(url.database or "")
-        lock = None if readonly else sqlite.lock_file(path)
-        _make_private(path)
-        engine = sqlite.connect(path, readonly=readonly)
-        try:
-            with engine.begin() as connection:
-                return work(connection)
-        finally:
-            engine.dispose()
-            if lock is not None:
-                os.close(lock)
+
+async def _on_sqlite(url: sa.URL, work: Callable[[sa.Connection], T], *, readonly: bool) -> T:
+    from agentidp.db import sqlite  # noqa: PLC0415 - only what is used is loaded
+
+    path = Path(url.database or "")
+    lock = None if readonly else sqlite.lock_file(path)
+    _make_private(path)
+    engine = sqlite.connect(path, readonly=readonly)
+    try:
+        with engine.begin() as connection:
+            return work(connection)
+    finally:
+        engine.dispose()
+        if lock is not None:
+            os.close(lock)
+
+
+async def _on_postgres(url: sa.URL, work: Callable[[sa.Connection], T], *, readonly: bool) -> T:
     from agentidp.db import postgres  # noqa: PLC0415
 
+    del readonly
     return await postgres.run_in_connection(url.render_as_string(hide_password=False), work)
