@@ -1,0 +1,99 @@
+"""The rules by which a batch is judged."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from agentidp.core.caller import Origin
+from agentidp.ledger.entries import DAY_MS, Entry, Event, Facts, Snapshot, Verdict, counters, events, judge, refuse_over_limit
+
+NOW = 20_000 * DAY_MS + 1
+SNAPSHOT = Snapshot("o1", "a1", "c1", (1, 1, 1), "active", "active", None, None, None, frozenset(), 0, None)
+RECORDED, STALE, DEAD, OVER = Verdict.RECORDED, Verdict.STALE, Verdict.DEAD, Verdict.OVER_LIMIT
+
+
+def event(number: int = 0) -> Event:
+    return Event(f"e{number}", "a1", "token.issued", "token", f"t{number}", "{}", Origin())
+
+
+def facts(revisions: dict[str, tuple[int, int, int]] | None = None, revoked: str = "", withdrawn: str = "") -> Facts:
+    return Facts({"c1": (1, 1, 1)} if revisions is None else revisions, frozenset({revoked}), frozenset({withdrawn}))
+
+
+@pytest.mark.parametrize("revisions", [{}, {"c1": (2, 1, 1)}, {"c1": (1, 2, 1)}, {"c1": (1, 1, 2)}, {"c2": (1, 1, 1)}])
+def test_whatever_changed_behind_the_snapshot_makes_it_stale(revisions: dict[str, tuple[int, int, int]]) -> None:
+    entry = Entry(SNAPSHOT, token_id="t")
+    judge([entry], facts(revisions, revoked="t"))
+    assert entry.verdict is STALE
+
+
+@pytest.mark.parametrize(("revoked", "withdrawn", "verdict"), [("", "", RECORDED), ("t", "", DEAD), ("", "k", DEAD), ("other", "other", RECORDED)])
+def test_a_revoked_token_or_a_withdrawn_key_is_dead(revoked: str, withdrawn: str, verdict: Verdict) -> None:
+    entry = Entry(SNAPSHOT, token_id="t", key_id="k")
+    judge([entry], facts(revoked=revoked, withdrawn=withdrawn))
+    assert entry.verdict is verdict
+
+
+def test_an_entry_about_no_token_is_not_dead() -> None:
+    entry = Entry(SNAPSHOT)
+    judge([entry], facts(revoked="t", withdrawn="k"))
+    assert entry.verdict is RECORDED
+
+
+def test_a_batch_that_is_written_again_is_judged_anew() -> None:
+    """A serialization failure undoes the counting, and what it refused."""
+    entry = Entry(SNAPSHOT, verdict=OVER)
+    judge([entry], facts())
+    assert entry.verdict is RECORDED
+
+
+def test_counters_are_locked_in_one_order_and_leave_out_what_is_refused() -> None:
+    snapshots = [replace(SNAPSHOT, organization_id=name) for name in ("o1", "o2", "o3")]
+    batch = [Entry(one, meter) for one in snapshots for meter in ("tokensIssued", "apiCalls", None)] * 2
+    batch += [Entry(replace(SNAPSHOT, organization_id="o0"), "apiCalls", verdict=verdict) for verdict in (STALE, DEAD, OVER)]
+    random.shuffle(batch)
+    found = counters(batch, NOW)
+    assert list(found) == [(owner, 20_000, meter) for owner in ("o1", "o2", "o3") for meter in ("apiCalls", "tokensIssued")]
+    assert {len(counted) for counted in found.values()} == {2}
+    assert list(counters([Entry(SNAPSHOT, "apiCalls")], NOW - 2)) == [("o1", 19_999, "apiCalls")]
+
+
+@pytest.mark.parametrize(
+    ("limit", "total", "refused"),
+    [(None, 10**9, 0), (10, 8, 0), (10, 10, 0), (10, 11, 1), (10, 13, 3), (10, 500, 3), (0, 3, 3)],
+)
+def test_the_newest_beyond_the_limit_are_refused(limit: int | None, total: int, refused: int) -> None:
+    counted = [Entry(replace(SNAPSHOT, tokens_per_day_max=limit), "tokensIssued") for _ in range(3)]
+    assert refuse_over_limit(counted, total) == refused
+    assert [entry.verdict for entry in counted] == [RECORDED] * (3 - refused) + [OVER] * refused
+
+
+def test_only_tokens_have_a_limit() -> None:
+    counted = [Entry(replace(SNAPSHOT, tokens_per_day_max=0), "apiCalls")]
+    assert refuse_over_limit(counted, 5) == 0
+    assert counted[0].verdict is RECORDED
+
+
+def test_only_what_is_recorded_leaves_an_event() -> None:
+    batch = [Entry(SNAPSHOT, event=event(number), verdict=verdict) for number, verdict in enumerate(Verdict)] + [Entry(SNAPSHOT)]
+    assert events(batch) == [("o1", event(0))]
+
+
+@pytest.mark.parametrize(
+    ("change", "active"),
+    [
+        ({}, True),
+        ({"agent_status": "suspended"}, False),
+        ({"organization_status": "deleted"}, False),
+        ({"agent_expires_at": NOW}, False),
+        ({"agent_expires_at": NOW + 1}, True),
+    ],
+)
+def test_a_snapshot_is_active(change: dict[str, object], active: bool) -> None:  # noqa: FBT001 - what is expected
+    assert replace(SNAPSHOT, **change).is_active(NOW) is active
+
+
+@pytest.mark.parametrize(("credential", "agent", "ends"), [(None, None, None), (5, None, 5), (None, 6, 6), (5, 6, 5), (7, 6, 6)])
+def test_a_snapshot_ends_with_the_first_that_expires(credential: int | None, agent: int | None, ends: int | None) -> None:
+    assert replace(SNAPSHOT, expires_at=credential, agent_expires_at=agent).ends_at == ends
