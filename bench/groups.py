@@ -61,11 +61,11 @@ class Setting:
         if found is not None:
             self.contestants.append(Contestant(name, label, *found, **more))
 
-    def peer(self, name: str, label: str, work: Callable[[], peers.Peer]) -> None:
+    def peer(self, name: str, label: str, work: Callable[[], peers.Peer], **more: Any) -> None:
         peer = attempt(name, work, self.absent, Absent)
         if peer is not None:
             self.stack.callback(peer.server.stop)
-            self.contestants.append(Contestant(name, label, peer.server, peer.requests, note=peer.note))
+            self.contestants.append(Contestant(name, label, peer.server, peer.requests, note=peer.note, **more))
 
     def part(self, **facts: Any) -> dict[str, Any]:
         return {"absent": self.absent, "facts": facts}
@@ -128,7 +128,7 @@ def _more(setting: Setting, sqlite: Product, server: Postgres | None) -> None:
         two = setting.enrolled("two", database_url=server.new_database("two"), workers=2)
         setting.add("two", "AgentIdP, PostgreSQL, two processes", lambda: (two.server, two.requests))
     setting.peer("authlib", "Authlib's server", peers.authlib)
-    setting.peer("authgent", "authgent-server", peers.authgent)
+    setting.peer("authgent", "authgent-server", peers.authgent, connections=1)
     if server is not None:
         setting.peer("original", "the original design", lambda: peers.original(server.new_database("original")))
     else:

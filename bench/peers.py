@@ -83,7 +83,11 @@ def authgent() -> Peer:
         server.stop()
         raise
     bodies = [f"{GRANT}&client_id={client['client_id']}&client_secret={client['client_secret']}" for client in made]
-    return Peer(server, [http("POST", "/token", port, FORM, body) for body in bodies], "defaults (SQLite, bcrypt cost 12, ES256), rate limit lifted, 8 clients")
+    return Peer(
+        server,
+        [http("POST", "/token", port, FORM, body) for body in bodies],
+        "defaults (SQLite, bcrypt cost 12, ES256), rate limit lifted, 8 clients, one connection (with four at once some requests fail)",
+    )
 
 
 def _basic_requests(port: int, path: str) -> list[str]:

@@ -69,7 +69,11 @@ def _contestants(results: Results) -> list[tuple[str, dict[str, Any]]]:
 def _contestant_row(group: str, contestant: dict[str, Any]) -> str:
     times = f"{contestant['p50_ms']:.2f} ms | {contestant['p99_ms']:.2f} ms | {contestant['cpu_us']:,.0f} µs"
     label = contestant["label"] + (" (memory)" if group == "memory" else "")
-    return f"| {label} | {contestant['connections']} | {contestant['rate']:,.0f} | {times} |"
+    return f"| {label} | {contestant['connections']} | {_rate(contestant['rate'])} | {times} |"
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
 def _notes(results: Results) -> list[str]:
@@ -84,21 +88,21 @@ def _notes(results: Results) -> list[str]:
 
 
 def chart(results: Results) -> str:
-    """Bars on a logarithmic scale from 10 to 100,000 requests a second."""
+    """Bars on a logarithmic scale from 1 to 100,000 requests a second."""
     contestants = results.get("tokens", {}).get("contestants", {})
     bars = [contestants[name] for name in _CHARTED if name in contestants and "rate" in contestants[name]]
     left, width, step = 360, 420, 26
     height = 56 + step * len(bars)
 
     def x(rate: float) -> float:
-        return left + width * (math.log10(max(rate, 10)) - 1) / 4
+        return left + width * math.log10(max(rate, 1)) / 5
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 90} {height}" font-family="sans-serif" font-size="13">',
         '<rect width="100%" height="100%" fill="#fff"/>',
         f'<text x="12" y="20" font-weight="bold">Requests a second, one process, {results["date"]} (logarithmic)</text>',
     ]
-    for exponent in range(1, 6):
+    for exponent in range(6):
         at = x(10**exponent)
         parts.append(f'<line x1="{at:.0f}" x2="{at:.0f}" y1="32" y2="{height - 20}" stroke="#ddd"/>')
         parts.append(f'<text x="{at:.0f}" y="{height - 6}" text-anchor="middle" fill="#666">{10**exponent:,}</text>')
@@ -107,7 +111,7 @@ def chart(results: Results) -> str:
         colour = "#2a6fb0" if bar["label"].startswith("AgentIdP") else "#999"
         parts.append(f'<text x="{left - 8}" y="{top + 14}" text-anchor="end">{bar["label"]}</text>')
         parts.append(f'<rect x="{left}" y="{top}" width="{x(bar["rate"]) - left:.0f}" height="18" fill="{colour}"/>')
-        parts.append(f'<text x="{x(bar["rate"]) + 6:.0f}" y="{top + 14}">{bar["rate"]:,.0f}</text>')
+        parts.append(f'<text x="{x(bar["rate"]) + 6:.0f}" y="{top + 14}">{_rate(bar["rate"])}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from bench.load import Outcome, Plan, run_load
 from bench.processes import Server
 
 WARM_UP_SECONDS = 1
+FINISH_SECONDS_MAX = 20  # after a load has ended
 ERRORS_MAX = 0.001  # of all requests: connections that end with the load
 
 
@@ -39,11 +41,11 @@ def run_rounds(contestants: list[Contestant], *, rounds: int, seconds: float, ge
                 continue
             before = contestant.server.cpu_seconds()
             outcome = _run(contestant, seconds, generator)
-            cpu = contestant.server.cpu_seconds() - before
+            cpu = contestant.server.cpu_seconds() - before  # with what was left to finish
             if outcome.errors > max(1, ERRORS_MAX * outcome.requests):
                 refused[contestant.name] = f"{outcome.errors} of {outcome.requests} requests failed {outcome.samples[:1]}"
                 continue
-            say(f"  round {number + 1}  {contestant.label:<58} {outcome.rate:9,.0f}/s  p50 {outcome.p50_ms:7.2f} ms  p99 {outcome.p99_ms:7.2f} ms")
+            say(f"  round {number + 1}  {contestant.label:<58} {outcome.rate:9,.1f}/s  p50 {outcome.p50_ms:7.2f} ms  p99 {outcome.p99_ms:7.2f} ms")
             row = {"rate": outcome.rate, "p50_ms": outcome.p50_ms, "p99_ms": outcome.p99_ms, "requests": outcome.requests}
             found[contestant.name].append(row | {"cpu_us": cpu / max(1, outcome.requests) * 1e6})
     return {contestant.name: _summary(contestant, found[contestant.name], refused.get(contestant.name)) for contestant in contestants}
@@ -77,7 +79,18 @@ def _run(contestant: Contestant, seconds: float, generator: str | None) -> Outco
     plan = Plan(contestant.server.port, contestant.requests, contestant.connections, seconds, contestant.rate, contestant.number)
     outcome = run_load(plan, generator=generator)
     contestant.number += outcome.requests + contestant.connections + 1
+    _let_finish(contestant.server)
     return outcome
+
+
+def _let_finish(server: Server) -> None:
+    """What the load left behind (64 requests may be waiting for bcrypt) must not fall on the next one."""
+    deadline = time.monotonic() + FINISH_SECONDS_MAX
+    while time.monotonic() < deadline:
+        before = server.cpu_seconds()
+        time.sleep(0.1)
+        if server.cpu_seconds() - before <= 0.01:
+            return
 
 
 def _summary(contestant: Contestant, rounds: list[dict[str, float]], refused: str | None) -> dict[str, Any]:
