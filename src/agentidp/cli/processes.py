@@ -1,12 +1,18 @@
 """Several server processes on one listening socket, for PostgreSQL. The parent only watches: it serves nothing and opens no database."""
 
+import contextlib
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from agentidp.core import limits
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+
+_WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 
 def run_processes(count: int, run: Callable[[int], None]) -> None:
@@ -14,42 +20,52 @@ def run_processes(count: int, run: Callable[[int], None]) -> None:
 
     Raises SystemExit(1) when processes keep dying.
     """
-    children: dict[int, int] = {}
-    asked: list[int] = []
-
-    def end(number: int, _frame: object) -> None:
-        asked.append(number)
-        for child in children:
-            os.kill(child, signal.SIGTERM)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    for index in range(count):
-        children[_fork(index, run)] = index
-    deaths = 0
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # the default would let the system drop it
+    signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)  # waited for below: no handler ever runs in the middle of a fork
+    family = os.pipe()  # its write end is open as long as the parent lives
+    children = {_fork(index, run, family): index for index in range(count)}
+    deaths, ending = 0, False
     while children:
-        child, status = os.wait()
-        index = children.pop(child)
-        if asked:
-            continue
-        deaths += 1
-        print(f"agentidp: server process {index} ended with status {os.waitstatus_to_exitcode(status)}", file=sys.stderr)
-        if deaths > limits.PROCESS_DEATHS_MAX:
-            end(signal.SIGTERM, None)
-            continue
-        time.sleep(1)  # a process that cannot start must not spin
-        if not asked:
-            children[_fork(index, run)] = index
+        if signal.sigwait(_WATCHED) != signal.SIGCHLD:
+            ending = True
+            _end(children)
+        for child, status in _ended():
+            index = children.pop(child)
+            if ending:
+                continue
+            deaths += 1
+            print(f"agentidp: server process {index} ended with status {status}", file=sys.stderr)
+            if deaths > limits.PROCESS_DEATHS_MAX:
+                ending = True
+                _end(children)
+                continue
+            time.sleep(1)  # a process that cannot start must not spin
+            children[_fork(index, run, family)] = index
     if deaths > limits.PROCESS_DEATHS_MAX:
         sys.exit(1)
 
 
-def _fork(index: int, run: Callable[[int], None]) -> int:
+def _end(children: dict[int, int]) -> None:
+    for child in children:
+        os.kill(child, signal.SIGTERM)  # none is reaped meanwhile, so the id is still the child's
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    """The children that have ended by now, with their exit codes."""
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            yield ended[0], os.waitstatus_to_exitcode(ended[1])
+
+
+def _fork(index: int, run: Callable[[int], None], family: tuple[int, int]) -> int:
     child = os.fork()
     if child:
         return child
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _WATCHED:
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
+    os.close(family[1])
+    threading.Thread(target=_end_with_parent, args=(family[0],), daemon=True).start()
     try:
         run(index)
     except SystemExit as stop:
@@ -62,3 +78,9 @@ def _fork(index: int, run: Callable[[int], None]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _end_with_parent(family: int) -> None:
+    """A parent that was killed must not leave processes behind that hold its port."""
+    os.read(family, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
