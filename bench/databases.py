@@ -82,18 +82,18 @@ def require_space(folder: Path, gigabytes: float) -> None:
 def add_agents(path: Path, count: int, *, with_credentials: bool = True) -> None:
     """Fill the stopped instance's SQLite file with copies of one of its agents."""
     with _bulk(path) as connection:
-        _copy(connection, "agents", count, {"agent_id": _ID, "email": "printf('agent-%09d@bench.example', i)"})
+        _copy(connection, "agents", count, {"agent_id": "id", "email": "printf('agent-%09d@bench.example', i)"})
         if with_credentials:
-            _copy(connection, "credentials", count, {"credential_id": _ID, "agent_id": _ID})
-            secrets = {"credential_id": _ID, "credential_key": "printf('%016d', i)", "secret_hash": "randomblob(32)"}
+            _copy(connection, "credentials", count, {"credential_id": "id", "agent_id": "id"})
+            secrets = {"credential_id": "id", "credential_key": "printf('%016d', i)", "secret_hash": "randomblob(32)"}
             _copy(connection, "credential_secrets", count, secrets)
 
 
 def add_events(path: Path, count: int) -> None:
     """Fill it with copies of one audit event, of a thousand agents, each about another target and request."""
-    agent = _ID.replace("(i >> 16)", "((i % 1000) >> 16)").replace("i & 0xffff, i", "(i % 1000) & 0xffff, (i % 1000)")
+    agent = _ID.replace("i >> 16", "i % 1000 >> 16").replace("i & 0xffff, i", "i % 1000 & 0xffff, i % 1000")
     with _bulk(path) as connection:
-        _copy(connection, "audit_events", count, {"event_id": _ID, "target_id": _ID, "request_id": _ID, "agent_id": agent}, "action = 'token.issued'")
+        _copy(connection, "audit_events", count, {"event_id": "id", "target_id": "id", "request_id": "id", "agent_id": agent}, "action = 'token.issued'")
 
 
 def give_secrets(folder: Path, count: int, clients: int) -> list[tuple[str, str]]:
@@ -119,8 +119,8 @@ def _copy(connection: sqlite3.Connection, table: str, count: int, changed: dict[
     columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
     values = ", ".join(changed.get(column, f"t.{column}") for column in columns)
     newest = f"SELECT * FROM {table} WHERE {where} ORDER BY rowid DESC LIMIT 1"
-    numbers = f"WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {count})"
-    connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) {numbers} SELECT {values} FROM n, ({newest}) AS t")
+    numbers = f"WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {count}), m(i, id) AS (SELECT i, {_ID} FROM n LIMIT -1)"
+    connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) {numbers} SELECT {values} FROM m, ({newest}) AS t")
 
 
 @contextlib.contextmanager
