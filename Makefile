@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help run test check fast bench bench-quick docs lock clean
+.PHONY: help run test check fast faults bench bench-quick docs lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ style: .venv/test
 
 fast: .venv/test
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not slow"
+
+faults: .venv/test ## long fault runs: kill -9, power loss, full disk, lost databases (about half an hour); prints what docs/faults.md holds
+	$(BIN)/python -m pytest tests/faults --faults long -q -p no:randomly
 
 bench: .venv/test ## measure everything (about half an hour, 30 GB of disk); writes bench/results and docs/performance.md
 	$(BIN)/python -m bench $(BENCH)

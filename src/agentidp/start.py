@@ -81,6 +81,11 @@ def private_file(path: Path) -> Iterator[TextIO]:
             file.flush()
             os.fsync(file.fileno())
         os.link(partial, path)  # unlike a rename, it refuses to replace
+        folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)  # else the file may be without a name after a power loss, and what is sealed with it is lost
+        finally:
+            os.close(folder)
     finally:
         partial.unlink()
 

@@ -133,7 +133,7 @@ class Unavailable(Problem):
 class OutcomeUnknown(Unavailable):
     """The commit was sent and not confirmed: it may be done or not."""
 
-    title = "The database did not confirm in time; the outcome is unknown."
+    title = "The database has not confirmed it; the outcome is unknown."
 
 
 class WrongSettings(Exception):
