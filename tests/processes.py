@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2
 from tests.serving import NO_TLS, free_port
@@ -32,6 +32,8 @@ def environment(env: dict[str, str] | None) -> dict[str, str]:
 class ServerProcess:
     """`agentidp serve` with its data in `folder`, in a process group of its own. Settings by their names after the prefix: `LOG_LEVEL="debug"`."""
 
+    command: ClassVar[tuple[str, ...]] = (COMMAND, "serve")
+
     def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         port = settings.setdefault("PORT", str(free_port()))
@@ -40,7 +42,7 @@ class ServerProcess:
         with (folder / "stdout").open("ab") as stdout, (folder / "stderr").open("ab") as stderr:
             self._stdout_from = stdout.tell()
             self.process = subprocess.Popen(
-                [COMMAND, "serve", *arguments], env=environment(self.env), stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL, start_new_session=True
+                [*self.command, *arguments], env=environment(self.env), stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL, start_new_session=True
             )
         wait_until(lambda: self.process.poll() is not None or "AgentIdP is ready" in self.stdout)
         if self.process.poll() is not None:
