@@ -44,7 +44,7 @@ def test_nothing_acknowledged_is_lost_by_kill_9(victim: Victim, amount: Callable
     load = TokenLoad([victim.server.url], first["clientId"], first["clientSecret"], threads=6)
     cycles, starts = 0, []
     with load.running():
-        while cycles < amount(4, 200) or load.count() < amount(0, 10_000):
+        while cycles < amount(3, 200) or load.count() < amount(0, 10_000):
             _wait_for_more(load, load.count())
             time.sleep(dice.random() * 0.5)
             victim.server.kill()
