@@ -1,15 +1,23 @@
 """A disk that is full for a while: refusals that say so, no false acknowledgement, and service again without a restart."""
 
 import resource
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from tests.db.opened import slugs, with_database
 from tests.faults import oracle
 from tests.faults.load import TokenLoad
+from tests.ledger.made import NOBODY, make_known
 from tests.processes import serving, wait_until
+
+from agentidp.core.errors import OutcomeUnknown, Unavailable
+from agentidp.db.unit import Database
+from agentidp.ledger.entries import Entry
 
 
 @pytest.mark.slow
@@ -36,6 +44,27 @@ def test_a_full_disk_is_told_and_got_over(tmp_path: Path, amount: Callable[[int,
     assert server.process.returncode == 0
     refused, slowest = load.statuses[503], f"{max(recoveries):.2f} s"
     table(times_full=len(recoveries), acknowledged=load.count(), lost=0, refused=refused, phantom=phantom, slowest_recovery=slowest)
+
+
+@pytest.mark.parametrize(("moment", "told"), [("begin", Unavailable), ("commit", OutcomeUnknown)])
+def test_only_a_failed_commit_leaves_the_outcome_open(tmp_path: Path, moment: str, told: type[Unavailable]) -> None:
+    async def work(database: Database) -> None:
+        known = await make_known(database)
+
+        def fail(_: sa.Connection) -> None:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        writer = database._writer_engine  # type: ignore[attr-defined]
+        sa.event.listen(writer, moment, fail)
+        for attempt in (database.append(Entry(known.snapshot)), database.write(slugs, NOBODY)):
+            with pytest.raises(Unavailable) as caught:
+                await attempt
+            assert type(caught.value) is told
+        sa.event.remove(writer, moment, fail)
+        await database.append(Entry(known.snapshot))
+        assert len(await database.write(slugs, NOBODY)) == 1
+
+    with_database(f"sqlite:///{tmp_path / 'failing.db'}", work)
 
 
 def _more(load: TokenLoad, status: int, count: int) -> Callable[[], bool]:
