@@ -15,8 +15,18 @@ from tests.tenants import Tenant, make_tenant
 
 ENGINES = ("sqlite", "postgresql")
 
+FAMILIES = frozenset({"bad_input", "contract", "matrices", "races"})  # exhaustive: `make check` runs them on SQLite, `make test` on both engines
+
 for _name in [name for name in os.environ if name.startswith("AGENTIDP_")]:
     del os.environ[_name]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if item.path.parent.name in FAMILIES and parameters.get("engine") == "postgresql":
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -265,11 +265,12 @@ def assert_refused(target: Target, token: str, name: str) -> None:
     assert [(event.action, event.outcome) for event in events] == [("auth.failed", "failure")], name
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * bool(number % 8)) for number, name in enumerate(WRONG)])
 def test_a_wrong_token_is_refused_by_a_guarded_operation(target: Target, name: str) -> None:
     assert_refused(target, WRONG[name](Kit(target)), name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [ALGORITHMS, KEYS, HEADERS, CLAIMS, FORMS], ids=["algorithms", "keys", "headers", "claims", "forms"])
 def test_a_wrong_token_is_inactive_and_revoking_it_does_nothing(target: Target, family: dict[str, Maker]) -> None:
     kit = Kit(target)

@@ -28,6 +28,7 @@ def test_token_prints_a_token_that_works_and_nothing_else(server: ServerProcess)
     assert (answer["scope"], answer["token_type"]) == ("agents:read", "Bearer")
 
 
+@pytest.mark.slow
 def test_agents_are_created_with_a_secret_that_works_and_listed(server: ServerProcess) -> None:
     email = "cli-1@acme.example"
     created = json.loads(run("agents", "create", email, "--agent-type", "screener", "--capability", "resume:read", "--json", env=server.env).stdout)
@@ -48,6 +49,7 @@ def test_agents_are_created_with_a_secret_that_works_and_listed(server: ServerPr
     assert "secret" not in bare.stdout
 
 
+@pytest.mark.slow
 def test_what_the_server_refuses_is_one_line_with_its_code(server: ServerProcess) -> None:
     for arguments, code in ((["token", "--scope", "no:such"], "invalid_scope"), (["agents", "list", "--limit", "1000"], "VALIDATION_ERROR")):
         result = run(*arguments, env=server.env)
@@ -60,6 +62,7 @@ def test_what_the_server_refuses_is_one_line_with_its_code(server: ServerProcess
     assert "wrong-secret" not in wrong.stderr
 
 
+@pytest.mark.slow
 def test_without_a_server_or_a_credential_it_says_what_is_missing(server: ServerProcess, tmp_path: Path) -> None:
     nobody = run("token", env={"AGENTIDP_DATA_DIR": str(tmp_path)})
     assert nobody.returncode == 2
@@ -70,6 +73,7 @@ def test_without_a_server_or_a_credential_it_says_what_is_missing(server: Server
     assert server.first["clientSecret"] not in nowhere.stderr
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error(server: ServerProcess) -> None:
     with subprocess.Popen([COMMAND, "routes"], env=environment(server.env), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

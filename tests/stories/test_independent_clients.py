@@ -17,6 +17,8 @@ from oauthlib.oauth2 import BackendApplicationClient
 from requests_oauthlib import OAuth2Session as RequestsOAuth2Session
 from tests.processes import ServerProcess, serving
 
+pytestmark = pytest.mark.slow
+
 ALGORITHMS = ("ES256", "RS256", "Ed25519")
 
 

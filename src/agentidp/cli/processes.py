@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 
 from agentidp.core import limits
 
-_ENDING = (signal.SIGTERM, signal.SIGINT)
-
 _WATCHED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 
 
