@@ -52,7 +52,7 @@ TIMESTAMP_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the e
 
 # Database -----------------------------------------------------------------------------------
 WRITE_QUEUE_MAX: Final = 4096  # units of work waiting for the SQLite writer; 503 above
-WRITE_BATCH_MAX: Final = 512  # units that share one commit: bounds the time the write lock is held
+WRITE_BATCH_MAX: Final = 512  # units handed to the writer at once; a commit takes fewer than twice as many, which bounds the time of the write lock
 READ_QUEUE_MAX: Final = 4096
 SQLITE_READERS: Final = 4  # reads are short; more threads only fight for the interpreter lock
 SQLITE_BUSY_MS: Final = 2_000  # another program (a backup, a shell) may hold the file this long

@@ -15,7 +15,7 @@ from agentidp.core import limits
 from agentidp.core.caller import Caller
 from agentidp.core.clock import Clock
 from agentidp.core.errors import OutcomeUnknown, Unavailable
-from agentidp.db.unit import Ledger, Observer, Tx, run_unit
+from agentidp.db.unit import Ledger, Observer, Tx, refusal, run_unit
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -196,9 +196,7 @@ class PostgresDatabase:
 def _refuse(batch: Sequence[tuple[Any, asyncio.Future[None]]], kind: type[Unavailable], error: Exception) -> None:
     for _, future in batch:
         if not future.done():
-            failure = kind()  # each its own: raising one adds to its traceback
-            failure.__cause__ = error
-            future.set_exception(failure)
+            future.set_exception(refusal(kind, error))
 
 
 def _state(error: BaseException) -> str:

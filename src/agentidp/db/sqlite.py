@@ -26,7 +26,7 @@ from agentidp.core import limits
 from agentidp.core.caller import Caller
 from agentidp.core.clock import Clock
 from agentidp.core.errors import OutcomeUnknown, Problem, Unavailable, WrongSettings
-from agentidp.db.unit import Ledger, Observer, Tx, run_unit
+from agentidp.db.unit import Ledger, Observer, Tx, refusal, run_unit
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -166,9 +166,9 @@ class SqliteDatabase:
         return job.future
 
     def _hand_over(self) -> None:
-        if self._gathering:
-            self._queue.put(self._gathering)
-            self._gathering = []
+        for begin in range(0, len(self._gathering), limits.WRITE_BATCH_MAX):
+            self._queue.put(self._gathering[begin : begin + limits.WRITE_BATCH_MAX])
+        self._gathering = []
 
     def _give_up(self) -> None:
         """Answer what has waited too long. One timer watches the whole queue: a timer for each job would cost more than the job."""
@@ -227,7 +227,7 @@ class SqliteDatabase:
     def _write_batch(self, batch: list[_Job]) -> list[tuple[_Job, Any, BaseException | None]]:
         """One transaction: the units of work in the order they came, then all entries together. Returns the answers, in the batch's order."""
         taken = [job for job in batch if job.take()]
-        failure = Unavailable()
+        failure = Unavailable
         try:
             with self._writer_engine.begin() as connection:
                 answers = {id(job): self._in_savepoint(connection, job.work) for job in taken if isinstance(job.work, _Unit)}
@@ -236,11 +236,10 @@ class SqliteDatabase:
                     driver = connection.connection.driver_connection
                     assert isinstance(driver, sqlite3.Connection)
                     self._ledger.write_sqlite(driver, self._clock(), entries)
-                failure = OutcomeUnknown()  # what a failed sync left in the log is replayed if the machine stops right now
+                failure = OutcomeUnknown  # what a failed sync left in the log is replayed if the machine stops right now
         except Exception as error:
             log.exception("a commit failed", extra={"units": len(taken)})
-            failure.__cause__ = error
-            return [(job, None, failure) for job in batch]
+            return [(job, None, refusal(failure, error)) for job in batch]
         nothing = (None, None)
         return [(job, *answers.get(id(job), nothing)) for job in batch]
 

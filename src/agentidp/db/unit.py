@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agentidp.core.caller import AuditEntry, Caller, Outcome
+from agentidp.core.errors import Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -79,7 +80,6 @@ class Ledger(Protocol):
 
 
 Observer = Callable[[str, float], None]  # ("read" or "write", seconds)
-Unit = Callable[Concatenate[Tx, P], T]
 
 
 class Database(Protocol):
@@ -115,6 +115,13 @@ class Database(Protocol):
     async def close(self) -> None:
         """Finish what was accepted, then let go of the database."""
         ...
+
+
+def refusal(kind: type[Unavailable], error: Exception) -> Unavailable:
+    """A fresh one for each who waited for the same commit: whoever raises it writes its own traceback into it."""
+    fresh = kind()
+    fresh.__cause__ = error
+    return fresh
 
 
 def run_unit(tx: Tx, ledger: Ledger, unit: Callable[[Tx], T]) -> T:
