@@ -45,7 +45,7 @@ lock: .venv/test ## resolve the lock files anew (hashes, no addresses)
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra postgres --group test pyproject.toml requirements/build.in -c requirements/run.txt -o requirements/test.txt
 
 clean: ## remove the environment; ./data stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/.work
 
 .venv/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "AgentIdP needs Python 3.11 or later, this is " + sys.version)'

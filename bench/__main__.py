@@ -60,7 +60,8 @@ def _group(name: str, options: Options) -> dict[str, Any]:
     except Absent as error:
         say(f"{name}: absent: {error}")
         part = {"contestants": {}, "absent": {name: str(error)}}
-    return part | {"took_seconds": round(time.monotonic() - started)}
+    how = {"commit": machine.commit(), "rounds": options.rounds, "seconds": options.seconds, "load_after": machine.load()}
+    return part | how | {"took_seconds": round(time.monotonic() - started)}
 
 
 def _arguments() -> tuple[Options, list[str]]:

@@ -20,6 +20,7 @@ class Figure:
     reached: Callable[[float], bool] | None
     value: Callable[[Results], tuple[float, float, float]]
     unit: str = "×"
+    by_cpu: Callable[[Results], tuple[float, float, float]] | None = None  # the same ratio of CPU per request
     needs: tuple[str, ...] = ()  # group and contestant, to find the reason when it is absent
 
 
@@ -65,7 +66,8 @@ def _at_most(bound: float) -> Callable[[float], bool]:
 
 def _tokens(title: str, numerator: str, against: str, denominator: str, bound: float | None) -> Figure:
     reach, reached = (f"≥ {bound:g} ×", _at_least(bound)) if bound is not None else ("report", None)
-    return Figure(title, against, reach, reached, _ratio("tokens", numerator, denominator), needs=("tokens", numerator, denominator))
+    rate, cpu = _ratio("tokens", numerator, denominator), _ratio("tokens", denominator, numerator, "cpu_us")
+    return Figure(title, against, reach, reached, rate, by_cpu=cpu, needs=("tokens", numerator, denominator))
 
 
 FIGURES = (
@@ -90,10 +92,26 @@ FIGURES = (
         _at_least(1453.6),
         _measure("tokens", "single", "rate"),
         "/s",
-        ("tokens", "single"),
+        needs=("tokens", "single"),
     ),
-    Figure("tokens/s, many agents in the database", "few", "≥ 0.9 ×", _at_least(0.9), _ratio("agents", "many", "few"), needs=("agents", "many")),
-    Figure("tokens/s, many audit events behind", "none", "≥ 0.9 ×", _at_least(0.9), _ratio("events", "many", "few"), needs=("events", "many")),
+    Figure(
+        "tokens/s, many agents in the database",
+        "few",
+        "≥ 0.9 ×",
+        _at_least(0.9),
+        _ratio("agents", "many", "few"),
+        by_cpu=_ratio("agents", "few", "many", "cpu_us"),
+        needs=("agents", "many"),
+    ),
+    Figure(
+        "tokens/s, many audit events behind",
+        "none",
+        "≥ 0.9 ×",
+        _at_least(0.9),
+        _ratio("events", "many", "few"),
+        by_cpu=_ratio("events", "few", "many", "cpu_us"),
+        needs=("events", "many"),
+    ),
     Figure(
         "time of a page in the middle of many agents",
         "the first page",
@@ -102,7 +120,7 @@ FIGURES = (
         _ratio("pages", "middle", "first", "p50_ms"),
         needs=("pages", "middle"),
     ),
-    Figure("p99 at 70 % of the highest rate, SQLite", "–", "≤ 20 ms", _at_most(20), _measure("latency", "sqlite", "p99_ms"), "ms", ("latency", "sqlite")),
+    Figure("p99 at 70 % of the highest rate, SQLite", "–", "≤ 20 ms", _at_most(20), _measure("latency", "sqlite", "p99_ms"), "ms", needs=("latency", "sqlite")),
     Figure(
         "p99 at 70 % of the highest rate, PostgreSQL",
         "–",
@@ -110,13 +128,25 @@ FIGURES = (
         _at_most(20),
         _measure("latency", "postgres", "p99_ms"),
         "ms",
-        ("latency", "postgres"),
+        needs=("latency", "postgres"),
     ),
-    Figure("memory at rest", "–", "≤ 120 MB", _at_most(120), _fact("memory", "at_rest_mb"), "MB", ("memory",)),
-    Figure("memory after many tokens, growth", "at rest", "≤ 20 MB", _at_most(20), _growth, "MB", ("memory",)),
-    Figure("cold start to the first token, set up before", "–", "≤ 1.5 s", _at_most(1500), _fact("cold_start", "set up before ms"), "ms", ("cold_start",)),
-    Figure("cold start to the first token, empty folder", "–", "≤ 1.5 s", _at_most(1500), _fact("cold_start", "empty folder ms"), "ms", ("cold_start",)),
+    Figure("memory at rest", "–", "≤ 120 MB", _at_most(120), _fact("memory", "at_rest_mb"), "MB", needs=("memory",)),
+    Figure("memory after many tokens, growth", "at rest", "≤ 20 MB", _at_most(20), _growth, "MB", needs=("memory",)),
+    Figure(
+        "cold start to the first token, set up before", "–", "≤ 1.5 s", _at_most(1500), _fact("cold_start", "set up before ms"), "ms", needs=("cold_start",)
+    ),
+    Figure("cold start to the first token, empty folder", "–", "≤ 1.5 s", _at_most(1500), _fact("cold_start", "empty folder ms"), "ms", needs=("cold_start",)),
 )
+
+
+def _detail(figure: Figure, results: Results) -> str:
+    """How many are many."""
+    facts = results.get(figure.needs[0], {}).get("facts", {}) if figure.needs else {}
+    if "many" in facts:
+        return f" ({facts['many']:,} against {facts['few']:,})"
+    if "agents" in facts:
+        return f" ({facts['agents']:,})"
+    return f" ({facts['tokens']:,} tokens)" if "after_mb" in facts and figure.against == "at rest" else ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +158,8 @@ class Found:
     low: float = 0
     high: float = 0
     reason: str = ""
+    detail: str = ""
+    by_cpu: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -143,7 +175,8 @@ def find(results: Results) -> list[Found]:
     found = []
     for figure in FIGURES:
         try:
-            found.append(Found(figure, *figure.value(results)))
+            by_cpu = figure.by_cpu(results)[0] if figure.by_cpu else None
+            found.append(Found(figure, *figure.value(results), detail=_detail(figure, results), by_cpu=by_cpu))
         except (KeyError, statistics.StatisticsError):
             found.append(Found(figure, None, reason=_reason(figure, results)))
     return found

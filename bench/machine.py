@@ -18,8 +18,13 @@ def describe() -> dict[str, object]:
         "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
-        "load_before": [round(value, 2) for value in os.getloadavg()],
+        "load_before": load(),
     }
+
+
+def load() -> list[float]:
+    """The load averages of the last 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()]
 
 
 def commit() -> str:

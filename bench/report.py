@@ -31,8 +31,8 @@ def page(results: Results) -> str:
             f"Linux {machine['kernel']}, Python {machine['python']}, SQLite {machine['sqlite']}; load average before {machine['load_before'][0]}."
         ),
         "",
-        "| Figure | Compared with | Value | Rounds from – to | Reach | |",
-        "|---|---|---:|---:|---|---|",
+        "| Figure | Compared with | Value | Rounds from – to | By CPU | Reach | |",
+        "|---|---|---:|---:|---:|---|---|",
         *(_figure_row(found) for found in find(results)),
         "",
         "![Requests a second, logarithmic](performance.svg)",
@@ -58,8 +58,9 @@ def table(results: Results, first: int | None = None) -> str:
 def _figure_row(found: Found) -> str:
     figure = found.figure
     spread = f"{found.low:,.2f} – {found.high:,.2f}" if found.value is not None and found.high > found.low else ""
+    by_cpu = f"{found.by_cpu:.2f} ×" if found.by_cpu else ""
     verdict = found.reason if found.value is None else found.verdict
-    return f"| {figure.title} | {figure.against} | {text_of(found)} | {spread} | {figure.reach} | {verdict} |"
+    return f"| {figure.title}{found.detail} | {figure.against} | {text_of(found)} | {spread} | {by_cpu} | {figure.reach} | {verdict} |"
 
 
 def _contestants(results: Results) -> list[tuple[str, dict[str, Any]]]:

@@ -52,10 +52,10 @@ def test_a_server_that_does_not_start_is_absent_with_the_reason(tmp_path: Any) -
 
 
 def test_figures_are_medians_of_ratios_round_by_round() -> None:
-    slow, fast = ([{"rate": rate * factor} for rate in (100, 200, 10)] for factor in (1, 2))
+    slow, fast = ([{"rate": rate * factor, "cpu_us": 1e6 / factor} for rate in (100, 200, 10)] for factor in (1, 2))
     results = {"tokens": {"contestants": {"sqlite": {"rounds": slow}, "ceiling": {"rounds": fast}}, "absent": {"node": "Node.js is not installed"}}}
     against_ceiling, _, against_node, *_ = figures.find(results)
-    assert (against_ceiling.value, against_ceiling.verdict) == (0.5, "not reached")
+    assert (against_ceiling.value, against_ceiling.by_cpu, against_ceiling.verdict) == (0.5, 0.5, "not reached")
     assert (against_node.value, against_node.reason) == (None, "Node.js is not installed")
 
 
