@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench import peers, products
@@ -271,6 +271,11 @@ def cold_start(options: Options) -> dict[str, Any]:
     return {"absent": {}, "facts": {f"{kind} ms": [rounded(value) for value in taken] for kind, taken in times.items()}}
 
 
+def repeat(options: Options) -> dict[str, Any]:
+    """The first ratios once more, with fewer servers beside them, an hour or so later: how much they move."""
+    return tokens(replace(options, quick=True, rounds=options.rounds + 2))
+
+
 def _server_and_requests(product: Product) -> tuple[Server, list[str]]:
     return product.server, product.requests
 
@@ -284,4 +289,5 @@ GROUPS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "events": events,
     "pages": pages,
     "memory": memory,
+    "repeat": repeat,
 }

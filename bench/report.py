@@ -69,7 +69,7 @@ def _contestants(results: Results) -> list[tuple[str, dict[str, Any]]]:
 
 def _contestant_row(group: str, contestant: dict[str, Any]) -> str:
     times = f"{contestant['p50_ms']:.2f} ms | {contestant['p99_ms']:.2f} ms | {contestant['cpu_us']:,.0f} µs"
-    label = contestant["label"] + (" (memory)" if group == "memory" else "")
+    label = contestant["label"] + (f" ({group.replace('repeat', 'once more')})" if group in {"memory", "repeat"} else "")
     return f"| {label} | {contestant['connections']} | {_rate(contestant['rate'])} | {times} |"
 
 
