@@ -85,6 +85,7 @@ class Edge:
     def __init__(self, settings: Settings, clock: Clock, on_start: Callable[[Started], None], on_failure: Callable[[BaseException], None]) -> None:
         self._settings, self._clock, self._on_start, self._on_failure = settings, clock, on_start, on_failure
         self._oauth = {(method, route.path): route for route in ROUTES if isinstance(route, OAuthRoute) for method in methods_of(route)}
+        self.oauth_targets = {(method.encode(), path.encode()): route for (method, path), route in self._oauth.items()}
         self._framework = _framework()
         self._openapi = documents.build_openapi(list(ROUTES), settings.issuer)
         self._instance: Instance
@@ -121,27 +122,23 @@ class Edge:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
-        request = Request(scope, receive)
-        request_id = _request_id(request, self._clock)
-        scope["agentidp.instance"], scope["agentidp.probe"], scope["agentidp.openapi"] = self._instance, self._probe, self._openapi
-        scope["agentidp.origin"] = origin_of(request, request_id, self._settings.trusted_proxies)
-        extra = [(b"x-request-id", request_id.encode()), *_SECURITY_HEADERS]
-        status = 0
+        if route := self._oauth.get((scope["method"], scope["path"])):
+            await (await self.answer(route, scope, receive))(scope, receive, send)
+            return
+        started, request = time.perf_counter(), Request(scope, receive)
+        request_id, status = self._begin(request), 0
 
         async def stamped(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *extra]
+                message["headers"] = [*message.get("headers", ()), *_stamp(request_id)]
             await send(message)
 
         oauth = scope["path"].startswith(_OAUTH_PREFIX)
         try:
             if refusal := _bad_head(scope):
                 await render(refusal, oauth=oauth)(scope, receive, stamped)
-            elif route := self._oauth.get((scope["method"], scope["path"])):
-                await (await route.serve(request))(scope, receive, stamped)
             else:
                 await self._framework(scope, receive, stamped)
         except Exception:
@@ -150,6 +147,23 @@ class Edge:
             await internal_error(request, oauth=oauth)(scope, receive, stamped)
         finally:
             self._observe(scope, status, time.perf_counter() - started, request_id)
+
+    async def answer(self, route: OAuthRoute, scope: Scope, receive: Receive) -> Response:
+        """The whole answer of an OAuth endpoint, ready to be sent. `server` asks here without the detour through ASGI's messages."""
+        started, request = time.perf_counter(), Request(scope, receive)
+        request_id = self._begin(request)
+        refusal = _bad_head(scope)
+        response = render(refusal, oauth=True) if refusal else await route.serve(request)
+        response.raw_headers += _stamp(request_id)
+        self._observe(scope, response.status_code, time.perf_counter() - started, request_id)
+        return response
+
+    def _begin(self, request: Request) -> str:
+        """Put into the scope what endpoints need; returns the request's id."""
+        scope, request_id = request.scope, _request_id(request, self._clock)
+        scope["agentidp.instance"], scope["agentidp.probe"], scope["agentidp.openapi"] = self._instance, self._probe, self._openapi
+        scope["agentidp.origin"] = origin_of(request, request_id, self._settings.trusted_proxies)
+        return request_id
 
     def _observe(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
         route, method = scope.get("agentidp.route", "none"), scope["method"] if scope["method"] in _METHODS else "other"
@@ -184,6 +198,11 @@ def _request_id(request: Request, clock: Clock) -> str:
     """The caller's own id when it is harmless, else a fresh one."""
     given = header_values(request, b"x-request-id")
     return given[0] if given and _REQUEST_ID.fullmatch(given[0]) else new_id(clock())
+
+
+def _stamp(request_id: str) -> list[tuple[bytes, bytes]]:
+    """The headers that every answer has."""
+    return [(b"x-request-id", request_id.encode()), *_SECURITY_HEADERS]
 
 
 def _bad_head(scope: Scope) -> Problem | None:

@@ -10,9 +10,11 @@ from typing import Any
 
 import httptools
 import uvicorn
-from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp, Message
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from agentidp.app import Edge
+from agentidp.auth.guard import OAuthRoute
 from agentidp.core import limits
 from agentidp.core.errors import WrongSettings
 
@@ -21,8 +23,25 @@ _HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-leng
 _COLLECTED_BYTES_MAX = limits.PATH_BYTES_MAX + limits.QUERY_BYTES_MAX + limits.HEADER_BYTES_MAX
 
 
+class _DirectCycle:
+    """What the parent looks at while `BoundedProtocol` answers a request by itself."""
+
+    __slots__ = ("body", "disconnected", "keep_alive", "message_event", "more_body", "response_complete")
+
+    def __init__(self, *, keep_alive: bool) -> None:
+        self.keep_alive, self.disconnected, self.response_complete = keep_alive, False, False
+        self.message_event = _NO_EVENT
+
+
+_NO_EVENT = asyncio.Event()  # nobody waits for it
+
+
 class BoundedProtocol(HttpToolsProtocol):
-    """httptools with what it lacks: a bound on the bytes that it collects (head, trailers), and a deadline on head and body, read or not."""
+    """httptools with what it lacks: a bound on the bytes that it collects (head, trailers), and a deadline on head and body, read or not.
+
+    An OAuth request that arrives whole, in one piece, is answered by `Edge.answer` directly and in one write; anything else (a body
+    that follows, a query, a pipeline) goes through ASGI, to the same endpoint. That detour costs more than half as much as a token.
+    """
 
     head_seconds_max: float = limits.REQUEST_HEAD_SECONDS_MAX
     body_seconds_max: float = limits.REQUEST_BODY_SECONDS_MAX + 1  # the application, where it reads the body, answers first
@@ -31,10 +50,14 @@ class BoundedProtocol(HttpToolsProtocol):
     _got_further = False
     _data = b""
     _deadline: asyncio.TimerHandle | None = None
+    _in_message = False
+    _direct: OAuthRoute | None = None  # where the request goes if all of it is there
+    _direct_body = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in the parent
         super().connection_made(transport)
         self.access_log = False  # whatever handlers the logger has: uvicorn's lines hold the whole URL
+        self._edge = self.app if isinstance(self.app, Edge) else None
         self._cut_after(self.head_seconds_max)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -44,34 +67,76 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._got_further, self._data = False, data
         super().data_received(data)
+        if self._direct is not None:
+            self._go_through_asgi()
         self._collected_bytes = 0 if self._got_further else self._collected_bytes + len(data)
         if self._collected_bytes > _COLLECTED_BYTES_MAX and not self.transport.is_closing():
             if self.cycle is None or self.cycle.response_complete:
                 self.transport.write(_HEAD_TOO_LARGE)
             self._cut()
+        elif self._in_message and self._deadline is None:
+            self._cut_after(self.head_seconds_max)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        if self._deadline is None:
-            self._cut_after(self.head_seconds_max)
+        self._in_message = True
 
     def on_headers_complete(self) -> None:
         self._got_further = True
         if self._asks_to_upgrade():
             return
-        self._cut_after(self.body_seconds_max)
-        super().on_headers_complete()
+        if self._edge is not None and (self.cycle is None or self.cycle.response_complete) and len(self.tasks) < limits.CONNECTIONS_MAX:
+            self._direct = self._edge.oauth_targets.get((self.parser.get_method(), self.url))
+        if self._direct is None:
+            self._cut_after(self.body_seconds_max)
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._got_further = True
-        super().on_body(body)
+        if self._direct is None:
+            super().on_body(body)
+        else:
+            self._direct_body += body
 
     def on_message_complete(self) -> None:
-        self._got_further = True
+        self._got_further, self._in_message = True, False
         if self._asks_to_upgrade():
             return
-        self._clear_deadline()
-        super().on_message_complete()
+        if self._deadline is not None:
+            self._clear_deadline()
+        if self._direct is None:
+            super().on_message_complete()
+            return
+        self.scope |= {"method": self.parser.get_method().decode(), "path": self._direct.path, "raw_path": self.url, "query_string": b""}
+        self.cycle = cycle = _DirectCycle(keep_alive=self.parser.should_keep_alive())
+        task = self.loop.create_task(self._answer(self._direct, cycle, self._direct_body))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        self._direct, self._direct_body = None, b""
+
+    def _go_through_asgi(self) -> None:
+        """The rest of the body is still to come."""
+        body, self._direct, self._direct_body = self._direct_body, None, b""
+        self._cut_after(self.body_seconds_max)
+        super().on_headers_complete()
+        if body:
+            super().on_body(body)
+
+    async def _answer(self, route: OAuthRoute, cycle: _DirectCycle, body: bytes) -> None:
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        response = await self._edge.answer(route, self.scope, receive)
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if cycle.disconnected:
+            return
+        head = b"".join([STATUS_LINE[response.status_code], *[b"%b: %b\r\n" % header for header in response.raw_headers]])
+        self.transport.write(b"".join((head, b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", response.body)))
+        cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def _asks_to_upgrade(self) -> bool:
         return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"

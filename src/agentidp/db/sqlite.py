@@ -1,20 +1,20 @@
-"""SQLite: one writer thread that shares its commits among everything that waits, and a few reader threads.
+"""SQLite: one connection that writes, shared by everything that waits, and a few reader threads.
 
-One connection both writes and checkpoints: SQLite before 3.51.3 can lose a commit when two do so at once (the WAL-reset fault).
-A unit of work runs in its own savepoint; a batch is one transaction, synced once, and nobody is answered before that sync.
+That connection both writes and checkpoints: SQLite before 3.51.3 can lose a commit when two do so at once (the WAL-reset fault).
+A unit of work runs in its own savepoint, in the writer thread. Ledger entries are written in the event loop, where a statement takes
+microseconds, because in a thread each would first fight the loop for the interpreter lock; their commit, which waits for the disk, is the
+thread's. A batch is one transaction, synced once, and nobody is answered before that sync.
 """
 
 import asyncio
-import collections
+import contextlib
 import fcntl
 import functools
 import logging
 import os
-import queue
 import sqlite3
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,20 +41,16 @@ class _Unit:
     caller: Caller
 
 
+@dataclass(slots=True)
 class _Job:
-    """A unit of work or a ledger entry on its way through the writer thread. `take` succeeds once: for the writer, or for whoever gives up."""
+    """A unit of work or a ledger entry on its way through the writer."""
 
-    __slots__ = ("_claim", "future", "submitted_at", "work")
+    work: Any
+    future: asyncio.Future[Any]
+    submitted_at: float  # by the loop's clock
 
-    def __init__(self, work: Any, future: asyncio.Future[Any], submitted_at: float) -> None:
-        self.work, self.future, self.submitted_at = work, future, submitted_at
-        self._claim = [True]
 
-    def take(self) -> bool:
-        try:
-            return self._claim.pop()  # atomic under the interpreter lock
-        except IndexError:
-            return False
+_Answer = tuple[Any, BaseException | None]
 
 
 def connect(path: Path, *, readonly: bool = False) -> sa.Engine:
@@ -92,16 +88,15 @@ class SqliteDatabase:
         self._lock = lock_file(path)
         self._clock, self._ledger, self._observe = clock, ledger, observe
         self._writer_engine, self._reader_engine = connect(path), connect(path, readonly=True)
-        self._gathering: list[_Job] = []  # what this turn of the event loop has submitted
-        self._queue: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
-        self._outstanding: collections.deque[_Job] = collections.deque()  # in the order in which the writer answers
+        self._waiting: list[_Job] = []
+        self._batch: list[_Job] = []  # whose transaction is under way
+        self._flusher: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._watch: asyncio.TimerHandle | None = None
         self._reading = 0
         self._closed = False
         self._readers = ThreadPoolExecutor(limits.SQLITE_READERS, thread_name_prefix="sqlite-reader")
-        self._writer = threading.Thread(target=self._write_batches, name="sqlite-writer", daemon=True)
-        self._writer.start()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="sqlite-writer")
 
     async def write(self, action: Callable[Concatenate[Tx, P], T], caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
         started = time.perf_counter()
@@ -129,7 +124,7 @@ class SqliteDatabase:
             self._observe("read", time.perf_counter() - started)
 
     def waiting(self) -> int:
-        return len(self._outstanding)
+        return len(self._batch) + len(self._waiting)
 
     def active(self) -> int:
         return self._reading
@@ -141,10 +136,9 @@ class SqliteDatabase:
         if self._closed:
             return
         self._closed = True
-        self._hand_over()
-        self._queue.put(None)
-        await asyncio.to_thread(self._writer.join)
-        await asyncio.sleep(0)  # the writer's last answers
+        if self._flusher is not None:
+            await asyncio.wait([self._flusher])
+        await asyncio.to_thread(self._writer.shutdown)
         await asyncio.to_thread(self._readers.shutdown)
         if self._watch is not None:
             self._watch.cancel()
@@ -153,47 +147,86 @@ class SqliteDatabase:
         os.close(self._lock)
 
     def _submit(self, work: Any) -> asyncio.Future[Any]:
-        if self._closed or len(self._outstanding) >= limits.WRITE_QUEUE_MAX:
+        if self._closed or self.waiting() >= limits.WRITE_QUEUE_MAX:
             raise Unavailable("The database has more to do than it can take on right now; nothing was done.")
         job = _Job(work, self._loop.create_future(), self._loop.time())
-        self._outstanding.append(job)
+        self._waiting.append(job)
         if self._watch is None:
             self._watch = self._loop.call_later(limits.UNIT_SECONDS_MAX, self._give_up)
-        if not self._gathering:
-            # Handed over at the end of the loop's turn: everything that arrived in it shares one commit, and one waking of the thread.
-            self._loop.call_soon(self._hand_over)
-        self._gathering.append(job)
+        if self._flusher is None:  # begins at the end of the loop's turn: everything that arrives in it shares one commit
+            self._flusher = self._loop.create_task(self._flush())
         return job.future
-
-    def _hand_over(self) -> None:
-        for begin in range(0, len(self._gathering), limits.WRITE_BATCH_MAX):
-            self._queue.put(self._gathering[begin : begin + limits.WRITE_BATCH_MAX])
-        self._gathering = []
 
     def _give_up(self) -> None:
         """Answer what has waited too long. One timer watches the whole queue: a timer for each job would cost more than the job."""
         self._watch = None
-        now = self._loop.time()
-        for job in self._outstanding:
-            if now - job.submitted_at < limits.UNIT_SECONDS_MAX:
-                break
-            if not job.future.done():
-                taken = not job.take()
-                job.future.set_exception(OutcomeUnknown() if taken else Unavailable())
-        if self._outstanding:
-            wait = max(0.05, self._outstanding[0].submitted_at + limits.UNIT_SECONDS_MAX - now)
-            self._watch = self._loop.call_later(wait, self._give_up)
+        latest = self._loop.time() - limits.UNIT_SECONDS_MAX
+        for jobs, failure in ((self._batch, OutcomeUnknown), (self._waiting, Unavailable)):
+            for job in jobs:
+                if job.submitted_at <= latest and not job.future.done():
+                    job.future.set_exception(failure())
+        left = [job.submitted_at for job in (*self._batch, *self._waiting) if not job.future.done()]
+        if left:
+            self._watch = self._loop.call_later(max(0.05, min(left) - latest), self._give_up)
 
-    def _answer(self, answers: list[tuple[_Job, Any, BaseException | None]]) -> None:
-        """In the event loop: wake everybody who waited for a batch."""
-        for job, result, failure in answers:
-            self._outstanding.popleft()
-            if job.future.done():  # given up, or the caller is gone; what was done is done
-                continue
-            if failure is None:
-                job.future.set_result(result)
-            else:
-                job.future.set_exception(failure)
+    async def _flush(self) -> None:
+        """While jobs wait: everything that waits becomes one transaction. While it commits, the next batch gathers."""
+        while self._waiting:
+            taken, self._waiting = self._waiting[: limits.WRITE_BATCH_MAX], self._waiting[limits.WRITE_BATCH_MAX :]
+            self._batch = [job for job in taken if not job.future.done()]  # else given up, or the caller is gone
+            for job, (result, failure) in zip(self._batch, await self._write_batch(), strict=True):
+                if job.future.done():  # as above; what was done is done
+                    continue
+                if failure is None:
+                    job.future.set_result(result)
+                else:
+                    job.future.set_exception(failure)
+            self._batch = []
+        self._flusher = None
+
+    async def _write_batch(self) -> Sequence[_Answer]:
+        """One transaction: the units of work in the order they came, then all entries together. Returns the answers, in the batch's order."""
+        entries = [job.work for job in self._batch if not isinstance(job.work, _Unit)]
+        if len(entries) < len(self._batch):
+            return await self._loop.run_in_executor(self._writer, self._write_units, self._batch, entries)
+        kind = Unavailable
+        try:
+            with contextlib.closing(self._writer_engine.raw_connection()) as connection:
+                driver = connection.driver_connection
+                assert isinstance(driver, sqlite3.Connection)
+                try:
+                    driver.execute("PRAGMA busy_timeout=0")
+                    driver.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError:  # another program is writing: wait for it, but not in the loop
+                    await self._loop.run_in_executor(self._writer, _begin, driver)
+                self._ledger.write_sqlite(driver, self._clock(), entries)
+                kind = OutcomeUnknown  # what a failed sync left in the log is replayed if the machine stops right now
+                await self._loop.run_in_executor(self._writer, driver.commit)
+        except Exception as error:
+            return self._refused(kind, error)
+        return [(None, None)] * len(entries)
+
+    def _write_units(self, batch: list[_Job], entries: list[Any]) -> Sequence[_Answer]:
+        """The same in the writer thread."""
+        kind = Unavailable
+        try:
+            with self._writer_engine.connect() as connection:
+                driver = connection.connection.driver_connection
+                assert isinstance(driver, sqlite3.Connection)
+                driver.execute(f"PRAGMA busy_timeout={limits.SQLITE_BUSY_MS}")
+                with connection.begin():
+                    answers = [self._in_savepoint(connection, job.work) if isinstance(job.work, _Unit) else (None, None) for job in batch]
+                    if entries:
+                        self._ledger.write_sqlite(driver, self._clock(), entries)
+                    kind = OutcomeUnknown  # as above
+        except Exception as error:
+            return self._refused(kind, error)
+        return answers
+
+    def _refused(self, kind: type[Unavailable], error: Exception) -> Sequence[_Answer]:
+        """Call it while handling the exception."""
+        log.exception("a commit failed", extra={"units": len(self._batch)})  # noqa: LOG004 - callers are in their except block
+        return [(None, refusal(kind, error)) for _ in self._batch]
 
     def _read(self, unit: Callable[[Tx], T], caller: Caller) -> T:
         try:
@@ -203,47 +236,7 @@ class SqliteDatabase:
             log.exception("a read failed")
             raise Unavailable from error
 
-    def _write_batches(self) -> None:
-        """The writer thread: everything that waits becomes one transaction. Ends at the None that `close` puts in the queue."""
-        last = False
-        while not last:
-            batch: list[_Job] = []
-            jobs = self._queue.get()
-            while True:
-                if jobs is None:
-                    last = True
-                    break
-                batch += jobs
-                if len(batch) >= limits.WRITE_BATCH_MAX:
-                    break
-                try:
-                    jobs = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            if batch:
-                answers = self._write_batch(batch)
-                self._loop.call_soon_threadsafe(self._answer, answers)
-
-    def _write_batch(self, batch: list[_Job]) -> list[tuple[_Job, Any, BaseException | None]]:
-        """One transaction: the units of work in the order they came, then all entries together. Returns the answers, in the batch's order."""
-        taken = [job for job in batch if job.take()]
-        failure = Unavailable
-        try:
-            with self._writer_engine.begin() as connection:
-                answers = {id(job): self._in_savepoint(connection, job.work) for job in taken if isinstance(job.work, _Unit)}
-                entries = [job.work for job in taken if not isinstance(job.work, _Unit)]
-                if entries:
-                    driver = connection.connection.driver_connection
-                    assert isinstance(driver, sqlite3.Connection)
-                    self._ledger.write_sqlite(driver, self._clock(), entries)
-                failure = OutcomeUnknown  # what a failed sync left in the log is replayed if the machine stops right now
-        except Exception as error:
-            log.exception("a commit failed", extra={"units": len(taken)})
-            return [(job, None, refusal(failure, error)) for job in batch]
-        nothing = (None, None)
-        return [(job, *answers.get(id(job), nothing)) for job in batch]
-
-    def _in_savepoint(self, connection: sa.Connection, work: _Unit) -> tuple[Any, BaseException | None]:
+    def _in_savepoint(self, connection: sa.Connection, work: _Unit) -> _Answer:
         savepoint = connection.begin_nested()
         try:
             result = run_unit(Tx(connection, self._clock(), work.caller), self._ledger, work.run)
@@ -256,6 +249,11 @@ class SqliteDatabase:
             return None, error
         savepoint.commit()
         return result, None
+
+
+def _begin(driver: sqlite3.Connection) -> None:
+    driver.execute(f"PRAGMA busy_timeout={limits.SQLITE_BUSY_MS}")
+    driver.execute("BEGIN IMMEDIATE")
 
 
 def lock_file(path: Path) -> int:

@@ -8,7 +8,7 @@ import msgspec
 from agentidp.ledger.entries import Entry, Facts, Verdict, counters, events, judge, refuse_over_limit
 
 _REVISIONS = """
-SELECT c.credential_id, o.revision, a.revision, c.revision
+SELECT json_group_array(json_array(c.credential_id, o.revision, a.revision, c.revision))
 FROM json_each(?) AS wanted
 JOIN credentials AS c ON c.organization_id = wanted.value ->> 0 AND c.credential_id = wanted.value ->> 1
 JOIN agents AS a ON a.organization_id = c.organization_id AND a.agent_id = c.agent_id
@@ -70,7 +70,7 @@ def _record(connection: sqlite3.Connection, now: int, batch: Sequence[Entry]) ->
 def _facts(connection: sqlite3.Connection, now: int, batch: Sequence[Entry]) -> Facts:
     wanted = {(entry.snapshot.organization_id, entry.snapshot.credential_id) for entry in batch}
     tokens = {(entry.snapshot.organization_id, entry.token_id) for entry in batch if entry.token_id is not None}
-    rows = connection.execute(_REVISIONS, (msgspec.json.encode(list(wanted)).decode(),))
+    rows = msgspec.json.decode(connection.execute(_REVISIONS, (msgspec.json.encode(list(wanted)).decode(),)).fetchone()[0])
     revoked = connection.execute(_REVOKED, (msgspec.json.encode(list(tokens)).decode(),)).fetchall() if tokens else []
     withdrawn = connection.execute(_WITHDRAWN, (now,)).fetchall() if tokens else []
     return Facts(
