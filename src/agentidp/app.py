@@ -25,7 +25,7 @@ from agentidp.core import limits
 from agentidp.core.clock import Clock, system_clock
 from agentidp.core.config import Settings
 from agentidp.core.errors import HeadersTooLarge, Invalid, MethodNotAllowed, NotFound, Problem, UriTooLong
-from agentidp.core.http import header_values, origin_of, render
+from agentidp.core.http import header_values, index_headers, origin_of, render
 from agentidp.core.ids import new_id
 from agentidp.credentials import api as credentials
 from agentidp.oidc import api as oidc
@@ -137,7 +137,7 @@ class Edge:
 
         oauth = scope["path"].startswith(_OAUTH_PREFIX)
         try:
-            if refusal := _bad_head(scope):
+            if refusal := _bad_head(request):
                 await render(refusal, oauth=oauth)(scope, receive, stamped)
             else:
                 await self._framework(scope, receive, stamped)
@@ -152,15 +152,20 @@ class Edge:
         """The whole answer of an OAuth endpoint, ready to be sent. `server` asks here without the detour through ASGI's messages."""
         started, request = time.perf_counter(), Request(scope, receive)
         request_id = self._begin(request)
-        refusal = _bad_head(scope)
-        response = render(refusal, oauth=True) if refusal else await route.serve(request)
+        try:
+            refusal = _bad_head(request)
+            response = render(refusal, oauth=True) if refusal else await route.serve(request)
+        except Exception:  # noqa: BLE001 - as in `guard`
+            response = internal_error(request, oauth=True)
         response.raw_headers += _stamp(request_id)
         self._observe(scope, response.status_code, time.perf_counter() - started, request_id)
         return response
 
     def _begin(self, request: Request) -> str:
         """Put into the scope what endpoints need; returns the request's id."""
-        scope, request_id = request.scope, _request_id(request, self._clock)
+        scope = request.scope
+        index_headers(scope)
+        request_id = _request_id(request, self._clock)
         scope["agentidp.instance"], scope["agentidp.probe"], scope["agentidp.openapi"] = self._instance, self._probe, self._openapi
         scope["agentidp.origin"] = origin_of(request, request_id, self._settings.trusted_proxies)
         return request_id
@@ -205,14 +210,15 @@ def _stamp(request_id: str) -> list[tuple[bytes, bytes]]:
     return [(b"x-request-id", request_id.encode()), *_SECURITY_HEADERS]
 
 
-def _bad_head(scope: Scope) -> Problem | None:
+def _bad_head(request: Request) -> Problem | None:
     """What is wrong with the request line and the headers, whatever the operation."""
+    scope = request.scope
     if len(scope["raw_path"]) > limits.PATH_BYTES_MAX or len(scope["query_string"]) > limits.QUERY_BYTES_MAX:
         return UriTooLong()
     headers = scope["headers"]
     if len(headers) > limits.HEADER_COUNT_MAX or sum(map(len, itertools.chain.from_iterable(headers))) > limits.HEADER_BYTES_MAX:
         return HeadersTooLarge()
-    hosts = [name for name, _ in headers].count(b"host")
+    hosts = len(header_values(request, b"host"))
     if hosts > 1 or (hosts == 0 and scope["http_version"] == "1.1"):  # RFC 9112 section 3.2
         return Invalid("A request has exactly one Host header.")
     if b"%" in scope["raw_path"]:  # no path of ours needs it, and a proxy in front may read it differently

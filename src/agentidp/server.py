@@ -2,31 +2,34 @@
 
 import asyncio
 import contextlib
+import gc
+import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httptools
 import uvicorn
-from starlette.types import ASGIApp, Message
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from agentidp.app import Edge
 from agentidp.auth.guard import OAuthRoute
 from agentidp.core import limits
 from agentidp.core.errors import WrongSettings
 
+log = logging.getLogger(__name__)
+
 _BACKLOG = 1024  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
 _HEAD_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 _COLLECTED_BYTES_MAX = limits.PATH_BYTES_MAX + limits.QUERY_BYTES_MAX + limits.HEADER_BYTES_MAX
 
 
-class _DirectCycle:
-    """What the parent looks at while `BoundedProtocol` answers a request by itself."""
-
-    __slots__ = ("body", "disconnected", "keep_alive", "message_event", "more_body", "response_complete")
+class _DirectCycle(RequestResponseCycle):
+    """As much of a cycle as uvicorn's protocol looks at while `BoundedProtocol` answers a request by itself."""
 
     def __init__(self, *, keep_alive: bool) -> None:
         self.keep_alive, self.disconnected, self.response_complete = keep_alive, False, False
@@ -85,8 +88,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._got_further = True
         if self._asks_to_upgrade():
             return
-        if self._edge is not None and (self.cycle is None or self.cycle.response_complete) and len(self.tasks) < limits.CONNECTIONS_MAX:
-            self._direct = self._edge.oauth_targets.get((self.parser.get_method(), self.url))
+        is_free = self.cycle is None or self.cycle.response_complete
+        if self._edge is not None and is_free and max(len(self.connections), len(self.tasks)) < limits.CONNECTIONS_MAX:
+            route = self._edge.oauth_targets.get((self.parser.get_method(), self.url))
+            self._direct = route if self.parser.get_http_version() == "1.1" else None
         if self._direct is None:
             self._cut_after(self.body_seconds_max)
             super().on_headers_complete()
@@ -104,12 +109,13 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._deadline is not None:
             self._clear_deadline()
-        if self._direct is None:
+        if self._direct is None or self._edge is None:
             super().on_message_complete()
             return
-        self.scope |= {"method": self.parser.get_method().decode(), "path": self._direct.path, "raw_path": self.url, "query_string": b""}
+        scope: Any = self.scope
+        scope |= {"method": self.parser.get_method().decode(), "path": self._direct.path, "raw_path": self.url, "query_string": b""}
         self.cycle = cycle = _DirectCycle(keep_alive=self.parser.should_keep_alive())
-        task = self.loop.create_task(self._answer(self._direct, cycle, self._direct_body))
+        task = self.loop.create_task(self._answer(self._edge.answer(self._direct, scope, _received(self._direct_body)), cycle))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         self._direct, self._direct_body = None, b""
@@ -122,16 +128,20 @@ class BoundedProtocol(HttpToolsProtocol):
         if body:
             super().on_body(body)
 
-    async def _answer(self, route: OAuthRoute, cycle: _DirectCycle, body: bytes) -> None:
-        async def receive() -> Message:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        response = await self._edge.answer(route, self.scope, receive)
-        if self.flow.write_paused:
-            await self.flow.drain()
+    async def _answer(self, answering: Awaitable[Response], cycle: _DirectCycle) -> None:
+        try:
+            response = await answering
+            head = b"".join([STATUS_LINE[response.status_code], *[b"%b: %b\r\n" % header for header in response.raw_headers]])
+            if head.count(b"\n") != len(response.raw_headers) + 1:
+                raise RuntimeError("a header with a line end")
+            if self.flow.write_paused:
+                await self.flow.drain()
+        except Exception:
+            log.exception("no answer")
+            self._cut()
+            return
         if cycle.disconnected:
             return
-        head = b"".join([STATUS_LINE[response.status_code], *[b"%b: %b\r\n" % header for header in response.raw_headers]])
         self.transport.write(b"".join((head, b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", response.body)))
         cycle.response_complete = True
         if not cycle.keep_alive:
@@ -167,6 +177,15 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
+def _received(body: bytes) -> Receive:
+    """ASGI's receive for a body that is there."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
 class Server(uvicorn.Server):
     """uvicorn, leaving signals to `serve`, so that a requested end is not an error."""
 
@@ -184,6 +203,8 @@ class Server(uvicorn.Server):
         except SystemExit:  # the application did not start; it has told `on_failure` why
             self.should_exit = True
         if self.started:
+            gc.collect()
+            gc.freeze()  # what is there now stays: the collector need not walk through it under load, for tens of milliseconds each time
             self._on_listening(self.servers[0].sockets[0].getsockname()[1])
 
 

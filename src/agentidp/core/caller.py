@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 OPERATOR_SCOPE = "admin:orgs"
 Outcome = Literal["success", "failure"]
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """What a request says of its source: already escaped and bounded, fit to be stored."""
 
     ip_address: str | None = None

@@ -4,6 +4,7 @@ Does not decide who may see a secret. AES-256-GCM: NIST SP 800-38D.
 """
 
 import base64
+import functools
 import hashlib
 import hmac
 import os
@@ -37,7 +38,14 @@ def random_base62(length: int) -> str:
 
 def keyed_hash(key: bytes, text: str) -> bytes:
     """HMAC-SHA-256 (RFC 2104), 32 bytes: enough for secrets of 256 random bits, useless for people's passwords."""
-    return hmac.digest(key, text.encode(), "sha256")
+    keyed = _keyed(key).copy()
+    keyed.update(text.encode())
+    return keyed.digest()
+
+
+@functools.lru_cache(4)  # there is one key; setting it up costs as much as the hash
+def _keyed(key: bytes) -> hmac.HMAC:
+    return hmac.new(key, digestmod="sha256")
 
 
 def new_master_key() -> str:

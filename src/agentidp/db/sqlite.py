@@ -202,7 +202,7 @@ class SqliteDatabase:
                 self._ledger.write_sqlite(driver, self._clock(), entries)
                 kind = OutcomeUnknown  # what a failed sync left in the log is replayed if the machine stops right now
                 await self._loop.run_in_executor(self._writer, driver.commit)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - logged there
             return self._refused(kind, error)
         return [(None, None)] * len(entries)
 
@@ -219,7 +219,7 @@ class SqliteDatabase:
                     if entries:
                         self._ledger.write_sqlite(driver, self._clock(), entries)
                     kind = OutcomeUnknown  # as above
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - logged there
             return self._refused(kind, error)
         return answers
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+import msgspec
+
 from agentidp.core.caller import Origin
 
 DAY_MS = 24 * 3600 * 1000
@@ -62,8 +64,7 @@ class Verdict(Enum):
     OVER_LIMIT = auto()  # the day's quota is used up
 
 
-@dataclass(slots=True)
-class Event:
+class Event(msgspec.Struct):
     """An audit event about to be written; `metadata` is JSON text already."""
 
     event_id: str
@@ -76,8 +77,7 @@ class Event:
     outcome: str = "success"
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(msgspec.Struct):
     """Something that was decided on a snapshot: what it counts and records once the commit has confirmed the snapshot."""
 
     snapshot: Snapshot

@@ -44,11 +44,12 @@ async def read_form(request: Request) -> Form:
         raise UnsupportedMediaType("The body must be sent as application/x-www-form-urlencoded, uncompressed.")
     form: Form = {}
     for name, value in parse_form(raw_body):
-        form.setdefault(name, []).append(value)
-    for name, values in form.items():
-        if len(values) > 1 and name not in _REPEATABLE:
+        if name in form and name not in _REPEATABLE:
             raise Invalid(f"The parameter {name[:64]} is given more than once.")
-    return {name: present for name, values in form.items() if (present := [value for value in values if value])}
+        values = form.setdefault(name, [])
+        if value:
+            values.append(value)
+    return {name: values for name, values in form.items() if values}
 
 
 def presented_client(request: Request, form: Form) -> PresentedClient | None:

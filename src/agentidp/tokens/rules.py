@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+
+import msgspec
 
 from agentidp.core import limits
 from agentidp.core.caller import AuditEntry
@@ -53,8 +54,7 @@ class NotYourToken(Forbidden):
     title = "Revoking another agent's token needs scope tokens:write."
 
 
-@dataclass(frozen=True, slots=True)
-class IssuedToken:
+class IssuedToken(msgspec.Struct, frozen=True):
     """What was decided and recorded, before it is signed. Times in seconds."""
 
     organization_id: str
