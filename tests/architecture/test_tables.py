@@ -11,6 +11,7 @@ from tests.architecture.source import MIGRATIONS, PACKAGE, Module, functions, li
 UNSCOPED = {
     ("src/agentidp/ledger/snapshots.py", "_TABLES"): "the join that both readers scope: one by organization, one by the secret, which says whose it is",
     ("src/agentidp/tokens/actions.py", "sweep_revoked_tokens"): "housekeeping: forgets revocations of expired tokens, whoever's they are; nothing is shown",
+    ("src/agentidp/recovery.py", "find_newest_event_at"): "one instant over all tenants, for whoever restores the database",
     ("src/agentidp/worker.py", "_count_expiring"): "one number over all tenants, without a label, for the operator",
 }
 _WRITES = re.compile(r"\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|UPDATE|DELETE\s+FROM)\s+\"?(\w+)", re.IGNORECASE)

@@ -14,6 +14,7 @@ import pytest
 from agentidp import __version__
 from agentidp.cli import main
 from agentidp.core.secrets import Sealer, new_master_key
+from agentidp.db.migrate import HEAD
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -175,8 +176,8 @@ def test_looking_at_an_instance_that_is_not_there_does_not_make_one(arguments: l
 
 
 def test_db_upgrade_creates_and_then_has_nothing_to_do(data: Path, agentidp: Command) -> None:
-    assert agentidp("db", "upgrade")[:2] == (0, "created: revision 0001\n")
-    assert agentidp("db", "upgrade")[:2] == (0, "current: revision 0001\n")
+    assert agentidp("db", "upgrade")[:2] == (0, f"created: revision {HEAD}\n")
+    assert agentidp("db", "upgrade")[:2] == (0, f"current: revision {HEAD}\n")
     assert stat.S_IMODE((data / "agentidp.db").stat().st_mode) == 0o600
 
 

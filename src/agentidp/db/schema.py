@@ -28,12 +28,14 @@ def _organization_key() -> sa.Column[str]:
 
 
 # owner: bootstrap. One row once the instance has been set up: its primary key makes a second set-up impossible.
+# Tokens issued before `tokens_not_before`, a whole second, are dead: it is raised when a backup has been restored.
 instance = sa.Table(
     "instance",
     metadata,
     sa.Column("singleton", sa.SmallInteger, sa.CheckConstraint("singleton = 1", name="one_row"), primary_key=True, autoincrement=False),
     sa.Column("operator_organization_id", Id, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
+    sa.Column("tokens_not_before", Instant),
 )
 
 # owner: auth. Server-side secrets by name, sealed under the master key.
