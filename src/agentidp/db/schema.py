@@ -105,6 +105,17 @@ agents = sa.Table(
     sa.UniqueConstraint("organization_id", "email"),
 )
 
+# owner: organizations. Which of its own agents administer an organization, or are merely listed as members.
+organization_members = sa.Table(
+    "organization_members",
+    metadata,
+    _organization_key(),
+    sa.Column("agent_id", Id, primary_key=True),
+    sa.Column("role", sa.String(16), sa.CheckConstraint("role IN ('member', 'admin')", name="role"), nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.ForeignKeyConstraint(["organization_id", "agent_id"], ["agents.organization_id", "agents.agent_id"]),
+)
+
 # owner: credentials. What an agent proves itself with; the secret itself lives in `credential_secrets`.
 credentials = sa.Table(
     "credentials",
