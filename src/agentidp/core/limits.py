@@ -48,6 +48,8 @@ SIGNING_KEYS_CACHED_MAX: Final = 64  # encoded token headers: a few keys, two ki
 VERIFIED_TOKENS_MAX: Final = 10_000  # tokens whose signature need not be checked again, about 2 KB each
 SNAPSHOTS_MAX: Final = 100_000  # cached credentials, about 700 bytes each
 LAST_USED_RESOLUTION_MS: Final = 60_000  # a credential's lastUsedAt is written at most once a minute
+ID_LEAD_MS_MAX: Final = 600_000  # ids stay in order when the clock is set back by less; their time is never further ahead of it
+AUDIT_ID_MARGIN_MS: Final = 900_000  # an event's id and its timestamp differ by less: the lead above, and what an entry waits for its commit
 TIMESTAMP_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the end of RFC 3339
 
 # Database -----------------------------------------------------------------------------------
@@ -65,5 +67,11 @@ UNIT_SECONDS_MAX: Final = 10  # a request waits this long for the database, then
 RETRY_AFTER_SECONDS: Final = 1  # what a 503 tells the client
 PROBE_INTERVAL_SECONDS: Final = 1.0  # health looks at the database this often
 PROBE_STALE_SECONDS: Final = 3.0  # and believes an answer for this long
+RESEAL_ROWS_MAX: Final = 100  # values sealed anew in one transaction: a few milliseconds of the write lock
 SWEEP_INTERVAL_SECONDS: Final = 60.0  # expired revocations and retired keys are removed this often
 SWEEP_ROWS_MAX: Final = 1_000  # rows one sweep deletes in one transaction
+
+# Vault --------------------------------------------------------------------------------------
+VAULT_SECONDS_MAX: Final = 10  # for one answer; a start waits for it
+VAULT_ANSWER_BYTES_MAX: Final = 64 * 1024  # an honest one has about 300
+VAULT_ERROR_CHARACTERS_MAX: Final = 200  # of its reasons that are shown
