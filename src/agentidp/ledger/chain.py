@@ -49,7 +49,8 @@ ROW: Final = (
     *("request_id", "seq", "target_id", "target_type", "timestamp", "user_agent", "hash"),
 )  # columns of `audit_events`, in the order in which `from_row` takes them
 
-_encode = msgspec.json.Encoder(order="deterministic").encode  # sorts what `metadata` holds; Structs keep their order
+encode_event: Final[Callable[[ChainedEvent], bytes]] = msgspec.json.Encoder(order="deterministic").encode
+"""A line of JSON with `hash`. Sorts what `metadata` holds; Structs keep their order."""
 decode_event: Final[Callable[[bytes | str], ChainedEvent]] = msgspec.json.Decoder(ChainedEvent).decode
 """The event of one line of JSON, with or without `hash` and `v`. Raises msgspec.DecodeError for what is not one."""
 decode_metadata: Final[Callable[[bytes | str], dict[str, Any]]] = msgspec.json.Decoder(dict[str, Any]).decode
@@ -84,7 +85,7 @@ def canonical(event: ChainedEvent) -> bytes:
     stored = event.hash
     event.hash = UNSET  # two assignments are cheaper than a copy
     try:
-        return _encode(event)
+        return encode_event(event)
     finally:
         event.hash = stored
 
