@@ -18,6 +18,7 @@ FIRST_PREVIOUS_HASH: Final = "0" * 64
 INTEGER_MAX: Final = 2**53 - 1  # beyond it two JSON parsers may read different numbers (RFC 8785 section 3.2.2.3, RFC 7493 section 2.2)
 Reason = Literal["hash", "link", "gap", "duplicate", "organization", "head"]
 _NO_HEAD = (-1, "")
+_LEAF = hashlib.sha256(b"\0")
 
 
 class ChainedEvent(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
@@ -80,6 +81,30 @@ def from_row(row: tuple[Any, ...]) -> ChainedEvent:
     )
 
 
+def from_sealed_row(row: tuple[Any, ...]) -> ChainedEvent:
+    """As `from_row`, in half the time, for `verify`, which reads the text of `metadata` only where it is not in canonical form already."""
+    action, agent_id, event_id, ip_address, metadata, organization_id, outcome, previous_hash, request_id, seq, *rest = row
+    target_id, target_type, timestamp, user_agent, hash_ = rest
+    return ChainedEvent(
+        action,
+        agent_id,
+        event_id,
+        ip_address,
+        cast("dict[str, Any]", msgspec.Raw(metadata)),
+        organization_id,
+        outcome,
+        previous_hash,
+        request_id,
+        seq,
+        target_id,
+        target_type,
+        to_rfc3339(timestamp),
+        user_agent,
+        "agentidp-audit-1",
+        hash_,
+    )
+
+
 def canonical(event: ChainedEvent) -> bytes:
     """The event in the canonical JSON of RFC 8785, without its hash."""
     stored = event.hash
@@ -92,7 +117,9 @@ def canonical(event: ChainedEvent) -> bytes:
 
 def event_hash(event: ChainedEvent) -> str:
     """64 hexadecimal digits; what `event.hash` says does not matter."""
-    return hashlib.sha256(b"\0" + canonical(event)).hexdigest()
+    digest = _LEAF.copy()  # in half the time of a new one
+    digest.update(canonical(event))
+    return digest.hexdigest()
 
 
 def require_canonical(value: object) -> None:
@@ -180,4 +207,16 @@ def _wrong(event: ChainedEvent, organization_id: str, size: int, head: str) -> R
         return "gap" if event.seq > size else "duplicate"
     if event.previous_hash != head:
         return "link"
-    return None if event_hash(event) == event.hash else "hash"
+    return None if _is_as_sealed(event) else "hash"
+
+
+def _is_as_sealed(event: ChainedEvent) -> bool:
+    if event_hash(event) == event.hash:  # whatever text gives this hash is the one that was sealed
+        return True
+    if not isinstance(event.metadata, msgspec.Raw):
+        return False
+    try:
+        event.metadata = decode_metadata(event.metadata)
+    except msgspec.DecodeError:
+        return False
+    return event_hash(event) == event.hash
