@@ -22,9 +22,3 @@ def ensure_server_secret(tx: Tx, sealer: Sealer, name: str) -> bytes:
         row = tx.one(stored)  # another process may have been quicker
     assert row is not None
     return sealer.unseal(row.sealed_value, "server_secrets", "sealed_value", name)
-
-
-def open_server_secrets(tx: Tx, sealer: Sealer) -> int:
-    """Open them all and return how many there are. Raises WrongSettings when one does not open under the master key."""
-    rows = tx.all(sa.select(server_secrets.c.name, server_secrets.c.sealed_value))
-    return len([sealer.unseal(row.sealed_value, "server_secrets", "sealed_value", row.name) for row in rows])

@@ -39,6 +39,7 @@ UNKNOWN_KEY_RELOAD_SECONDS: Final = 1  # at most one reload of the key table a s
 ACTIVE_CREDENTIALS_PER_AGENT_MAX: Final = 10  # api.md section 3
 ROTATION_OVERLAP_SECONDS_MAX: Final = 604_800  # a week
 CAPABILITIES_PER_AGENT_MAX: Final = 64
+ORGANIZATION_LIMIT_MAX: Final = 1_000_000_000  # agents, or tokens a day; beyond it leave the limit out
 PAGE_LIMIT_MAX: Final = 100
 PAGE_LIMIT_DEFAULT: Final = 20
 AUDIT_PAGE_LIMIT_MAX: Final = 200
@@ -58,6 +59,8 @@ WRITE_BATCH_MAX: Final = 512  # units handed to the writer at once; a commit tak
 READ_QUEUE_MAX: Final = 4096
 SQLITE_READERS: Final = 4  # reads are short; more threads only fight for the interpreter lock
 SQLITE_BUSY_MS: Final = 2_000  # another program (a backup, a shell) may hold the file this long
+BACKUP_STEP_PAGES: Final = 1_000  # 4 MB between two looks at how far a backup has come
+COPY_ROWS: Final = 1_000  # rows in memory while a database is copied to the other engine
 POSTGRES_POOL_SIZE: Final = 10
 POSTGRES_POOL_WAIT_SECONDS: Final = 5
 POSTGRES_CONNECT_SECONDS: Final = 5
@@ -70,6 +73,17 @@ PROBE_STALE_SECONDS: Final = 3.0  # and believes an answer for this long
 RESEAL_ROWS_MAX: Final = 100  # values sealed anew in one transaction: a few milliseconds of the write lock
 SWEEP_INTERVAL_SECONDS: Final = 60.0  # expired revocations and retired keys are removed this often
 SWEEP_ROWS_MAX: Final = 1_000  # rows one sweep deletes in one transaction
+
+# Chain --------------------------------------------------------------------------------------
+SEAL_PAUSE_SECONDS: Final = 0.02  # between a commit and the look for what it left unsealed: what arrives meanwhile is sealed with it
+SEAL_POLL_SECONDS: Final = 0.5  # the sealer looks this often unasked, for what other processes left
+SEAL_ROWS_MAX: Final = 256  # events sealed in one transaction: two or three milliseconds of the writer
+SEAL_LEASE_MS: Final = 250  # after its last event another process may take over a chain
+SEAL_LEASE_BELIEVED_MS: Final = 60_000  # a lease that ends later was taken by a clock that is wrong
+CHECKPOINT_INTERVAL_SECONDS: Final = 20.0  # heads that may need a new signature are looked for this often
+CHECKPOINT_FRESH_MS: Final = 35_000  # a chain's next checkpoint is signed when the last is older: together less than a minute
+CHECKPOINTS_SIGNED_MAX: Final = 50  # in one transaction: about 10 ms
+RETENTION_INTERVAL_SECONDS: Final = 3600.0  # what is due to be forgotten is looked for this often
 
 # Vault --------------------------------------------------------------------------------------
 VAULT_SECONDS_MAX: Final = 10  # for one answer; a start waits for it
