@@ -23,6 +23,8 @@ class VaultKey:
     """One key of a Transit engine, whatever its version. Raises WrongSettings when Vault is not reachable, refuses, or answers nonsense."""
 
     def __init__(self, settings: VaultSettings) -> None:
+        if (settings.token is None) == (settings.token_file is None):
+            raise WrongSettings("vault.token: set either the token or vault.token_file")
         self._settings = settings
         self.name = f"Vault key {settings.mount}/{settings.key}"
         try:
@@ -54,15 +56,19 @@ class VaultKey:
         url = f"{settings.address}/v1/{settings.mount}/{operation}/{settings.key}"
         try:
             status, raw = self._post(url, headers, body)
-        except (httpx2.HTTPError, ValueError) as error:  # ValueError: a token that no header can carry; its text would show it
-            raise WrongSettings(f"vault.address: no answer from {url}: {type(error).__name__}") from error
+        except (httpx2.HTTPError, ValueError) as error:
+            # only the network's errors are shown: that of a token which no header can carry has the token in its text
+            reason = str(error) if isinstance(error, httpx2.NetworkError) else type(error).__name__
+            raise WrongSettings(f"vault.address: no answer from {url}: {reason}") from None
         answer: Any = None
         with contextlib.suppress(ValueError, RecursionError):
             answer = json.loads(raw)
         fields = answer if isinstance(answer, dict) else {}
         if status != httpx2.codes.OK:
-            said = "; ".join(str(line) for line in fields.get("errors") or [])[: limits.VAULT_ERROR_CHARACTERS_MAX]
-            raise WrongSettings(f"vault: {url} answered {status}: {said or 'no reason given'}")
+            errors = fields.get("errors")
+            said = "; ".join(map(str, errors))[: limits.VAULT_ERROR_CHARACTERS_MAX] if isinstance(errors, list) else ""
+            printable = "".join(sign if sign.isprintable() else " " for sign in said)
+            raise WrongSettings(f"vault: {url} answered {status}: {printable or 'no reason given'}")
         data = fields.get("data")
         found = data.get(wanted) if isinstance(data, dict) else None
         if not isinstance(found, str):
@@ -81,7 +87,7 @@ class VaultKey:
                     break
                 if time.monotonic() > deadline:
                     raise httpx2.ReadTimeout("the answer drips")
-            return response.status_code, raw
+            return response.status_code, raw[: limits.VAULT_ANSWER_BYTES_MAX]
 
     def _token(self) -> str:
         """Read anew each time: an agent beside the server renews the file."""
