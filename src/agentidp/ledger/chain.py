@@ -16,7 +16,7 @@ from agentidp.core.clock import to_rfc3339
 
 FIRST_PREVIOUS_HASH: Final = "0" * 64
 INTEGER_MAX: Final = 2**53 - 1  # beyond it two JSON parsers may read different numbers (RFC 8785 section 3.2.2.3, RFC 7493 section 2.2)
-Reason = Literal["hash", "link", "gap", "duplicate", "organization", "head"]
+Reason = Literal["hash", "link", "gap", "duplicate", "organization", "head", "checkpoint"]
 _NO_HEAD = (-1, "")
 _LEAF = hashlib.sha256(b"\0")
 
@@ -152,7 +152,7 @@ class Break:
 
     `hash`: the event was changed. `link`: it does not follow the one before. `gap`: events before it are missing. `duplicate`: its number
     was there already. `organization`: it belongs to another one. `head`: a checkpoint says otherwise; `event_id` is None when the chain
-    ends before the checkpoint.
+    ends before the checkpoint. `checkpoint`: a stored checkpoint was changed or is missing; `verify` looks at none.
     """
 
     event_id: str | None
