@@ -47,7 +47,7 @@ def _copy(original: Path, copy: Path, progress: Progress) -> None:
     except sqlite3.Error as error:
         raise Conflict(f"{original} cannot be copied: {error}") from error
     if found != "ok" or broken:
-        raise Conflict(f"{original} is damaged: {found if found != 'ok' else f'a row of {broken[0]} refers to nothing'}")
+        raise Conflict(f"{original} is damaged: {found.splitlines()[-1] if found != 'ok' else f'a row of {broken[0]} refers to nothing'}")
 
 
 def set_aside(path: Path, mark: str) -> Path | None:
