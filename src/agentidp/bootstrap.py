@@ -7,7 +7,6 @@ import sqlalchemy as sa
 from agentidp.agents.actions import register_agent
 from agentidp.agents.rules import NewAgent
 from agentidp.auth.scopes import SCOPES
-from agentidp.core.caller import Caller
 from agentidp.core.clock import to_rfc3339
 from agentidp.core.errors import Conflict
 from agentidp.core.ids import new_id
@@ -15,8 +14,6 @@ from agentidp.credentials.actions import generate_credential
 from agentidp.db.schema import instance
 from agentidp.db.unit import Tx
 from agentidp.organizations.actions import create_organization
-
-NOBODY = Caller(organization_id="")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from typing import TextIO
 from agentidp.auth.instance import Instance
 from agentidp.auth.keys import KeyStore, ensure_keys
 from agentidp.auth.server_secrets import CLIENT_SECRET_KEY, ensure_server_secret
-from agentidp.bootstrap import NOBODY, AlreadySetUp, FirstCredential, find_operator_organization, set_up_instance
+from agentidp.bootstrap import AlreadySetUp, FirstCredential, find_operator_organization, set_up_instance
+from agentidp.core.caller import SYSTEM
 from agentidp.core.clock import Clock, system_clock
 from agentidp.core.config import FIRST_CREDENTIAL_FILE, MASTER_KEY_FILE, Settings
 from agentidp.core.errors import WrongSettings
@@ -40,11 +41,11 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
     database = open_database(url, clock, LedgerWriters(), metrics.observe_database)
     instance = Instance(settings, database, KeyStore(database, sealer, clock), Ledger(database), sealer, clock, metrics)
     try:
-        instance.secret_key = await database.write(ensure_server_secret, NOBODY, sealer, CLIENT_SECRET_KEY)
-        await database.write(ensure_keys, NOBODY, sealer, settings.tokens.algorithm)
+        instance.secret_key = await database.write(ensure_server_secret, SYSTEM, sealer, CLIENT_SECRET_KEY)
+        await database.write(ensure_keys, SYSTEM, sealer, settings.tokens.algorithm)
         await instance.keys.reload()
         first = await _set_up_once(instance)
-        organization_id = await database.read(find_operator_organization, NOBODY)
+        organization_id = await database.read(find_operator_organization, SYSTEM)
     except BaseException:
         await database.close()
         raise
@@ -104,14 +105,14 @@ def first_credential_document(issuer: str, first: FirstCredential) -> dict[str, 
 async def _set_up_once(instance: Instance) -> FirstCredential | None:
     path = instance.settings.data_dir / FIRST_CREDENTIAL_FILE
     there = path.exists()  # asked first: another process that is setting this database up may write it any moment
-    if await instance.database.read(find_operator_organization, NOBODY) is not None:
+    if await instance.database.read(find_operator_organization, SYSTEM) is not None:
         return None
     if there:
         raise WrongSettings(f"{path}: belongs to another database; move it away before an empty one is set up")
     try:
         instance.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         with private_file(path) as file:  # opened first: where it cannot be, there must be no secret that nobody has
-            first = await instance.database.write(set_up_instance, NOBODY, instance.secret_key)
+            first = await instance.database.write(set_up_instance, SYSTEM, instance.secret_key)
             file.write(json.dumps(first_credential_document(instance.settings.issuer, first), indent=2) + "\n")
     except AlreadySetUp:
         return None

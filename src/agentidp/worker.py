@@ -52,14 +52,14 @@ async def keep_house(instance: Instance) -> None:
     """One round: a key for the configured algorithm, expired revocations away, the gauge of expiring credentials."""
     tokens = instance.settings.tokens
     algorithm = tokens.algorithm
-    operator = Caller(instance.operator_organization_id)
-    await instance.database.write(ensure_keys, operator, instance.sealer, algorithm)
-    if await instance.database.read(is_rotation_due, operator, algorithm, rotation_days=tokens.rotation_days):
-        await instance.database.write(rotate_keys, operator, instance.sealer, algorithm, lifetime_seconds=tokens.lifetime_seconds)
+    system = Caller(instance.operator_organization_id, is_system=True)  # what it does is in the operator's history
+    await instance.database.write(ensure_keys, system, instance.sealer, algorithm)
+    if await instance.database.read(is_rotation_due, system, algorithm, rotation_days=tokens.rotation_days):
+        await instance.database.write(rotate_keys, system, instance.sealer, algorithm, lifetime_seconds=tokens.lifetime_seconds)
         await instance.keys.reload()
-    while await instance.database.write(sweep_revoked_tokens, operator) >= limits.SWEEP_ROWS_MAX:
+    while await instance.database.write(sweep_revoked_tokens, system) >= limits.SWEEP_ROWS_MAX:
         pass
-    instance.metrics.credentials_expiring.set(await instance.database.read(_count_expiring, operator))
+    instance.metrics.credentials_expiring.set(await instance.database.read(_count_expiring, system))
 
 
 def _count_expiring(tx: Tx) -> int:

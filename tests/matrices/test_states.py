@@ -272,7 +272,7 @@ def test_retired_key(own_server: RunningServer) -> None:
     operators = make_tenant(own_server)
     operators = Tenant(own_server, operators.organization_id, operators.agent(*SCOPES))
     agent = operators.agent(*SCOPES)
-    operator = Caller(own_server.instance.operator_organization_id)
+    operator = Caller(own_server.instance.operator_organization_id, is_system=True)
     with contextlib.ExitStack() as stack:
         case = Case(own_server, operators, agent, "", agent.token(" ".join(SCOPES)), stack)
         own_server.write(rotate_keys, operator, own_server.instance.sealer, "ES256", lifetime_seconds=LIFETIME, at_once=True)

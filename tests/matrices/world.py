@@ -11,7 +11,7 @@ from tests.serving import RunningServer
 from tests.tenants import ALL_SCOPES, Tenant, TestAgent, make_tenant, registration
 
 from agentidp.agents.actions import update_agent
-from agentidp.core.caller import Caller
+from agentidp.core.caller import SYSTEM, Caller
 from agentidp.db.schema import audit_events, credential_uses, credentials, metadata, usage_counters
 from agentidp.db.unit import Tx
 
@@ -62,12 +62,12 @@ class World:
 
     def snapshot(self, tenant: Tenant) -> Rows:
         """Every row of the tenant in every table but the audit events, and how many rows the tables without tenant hold."""
-        return dict(self.server.read(_rows, Caller(tenant.organization_id)))
+        return dict(self.server.read(_rows, Caller(tenant.organization_id, is_system=True)))
 
     def events(self, request_id: str) -> list[tuple[str, str, str]]:
         """What a request left on record anywhere: organization, action, outcome."""
         columns = (audit_events.c.organization_id, audit_events.c.action, audit_events.c.outcome)
-        return [tuple(row) for row in self.server.read(_all, Caller(""), sa.select(*columns).where(audit_events.c.request_id == request_id))]
+        return [tuple(row) for row in self.server.read(_all, SYSTEM, sa.select(*columns).where(audit_events.c.request_id == request_id))]
 
     def request(self, operation: Operation, path: dict[str, str], token: str | None, **options: Any) -> httpx2.Response:
         headers = {"X-Request-Id": uuid.uuid4().hex} | ({"Authorization": f"Bearer {token}"} if token else {}) | options.pop("headers", {})

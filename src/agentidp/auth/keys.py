@@ -17,14 +17,13 @@ import sqlalchemy as sa
 from agentidp.auth import jwk
 from agentidp.auth.jws import Algorithm, PrivateKey, PublicKey
 from agentidp.core import limits
-from agentidp.core.caller import Caller
+from agentidp.core.caller import SYSTEM
 from agentidp.core.clock import Clock
 from agentidp.core.errors import Conflict, NotFound
 from agentidp.core.secrets import Sealer
 from agentidp.db.schema import signing_keys
 from agentidp.db.unit import Database, Tx
 
-_NOBODY = Caller(organization_id="")
 _DAY_MS = 24 * 3600 * 1000
 
 
@@ -57,7 +56,7 @@ class KeyStore:
         self.jwks_etag = ""
 
     async def reload(self) -> None:
-        keys = await self._database.read(list_keys, _NOBODY, self._sealer, known=self._keys)
+        keys = await self._database.read(list_keys, SYSTEM, self._sealer, known=self._keys)
         self._reloaded_at = self._clock()
         self._keys = {key.key_id: key for key in keys}
         self.current = next(key for key in keys if key.status == "current")

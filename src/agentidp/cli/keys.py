@@ -29,7 +29,7 @@ def _with_instance(config: Config, work: Callable[[Instance, Caller], Awaitable[
     async def run() -> T:
         instance = (await start(settings)).instance
         try:
-            return await work(instance, Caller(instance.operator_organization_id))
+            return await work(instance, Caller(instance.operator_organization_id, is_system=True))
         finally:
             await instance.database.close()
 
