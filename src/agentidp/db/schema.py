@@ -38,7 +38,21 @@ instance = sa.Table(
     sa.Column("tokens_not_before", Instant),
 )
 
-# owner: auth. Server-side secrets by name, sealed under the master key.
+# owner: auth. The keys under which every `sealed_…` column is sealed, each wrapped by the master key that `master_key` names.
+# New values are sealed under the one that is current; retired ones stay for what is still sealed under them.
+data_keys = sa.Table(
+    "data_keys",
+    metadata,
+    sa.Column("key_id", sa.String(8), primary_key=True),
+    sa.Column("status", sa.String(16), sa.CheckConstraint("status IN ('current', 'retired')", name="status"), nullable=False),
+    sa.Column("master_key", sa.String(256), nullable=False),
+    sa.Column("wrapped_key", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    # processes that start at once share one
+    sa.Index("uq_data_keys_current", "status", unique=True, sqlite_where=sa.text("status = 'current'"), postgresql_where=sa.text("status = 'current'")),
+)
+
+# owner: auth. Server-side secrets by name.
 server_secrets = sa.Table(
     "server_secrets",
     metadata,
