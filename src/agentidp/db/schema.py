@@ -217,4 +217,42 @@ audit_events = sa.Table(
     sa.Index("ix_audit_events_agent", "organization_id", "agent_id", "event_id"),
     sa.Index("ix_audit_events_target", "organization_id", "target_id", "event_id"),
     sa.Index("ix_audit_events_request", "organization_id", "request_id", "event_id"),
+    # an event is in one of these two: in the first for the moment until it is sealed
+    sa.Index("ix_audit_events_unsealed", "organization_id", "event_id", sqlite_where=sa.text("seq IS NULL"), postgresql_where=sa.text("seq IS NULL")),
+    sa.Index(
+        "uq_audit_events_seq",
+        "organization_id",
+        "seq",
+        unique=True,
+        sqlite_where=sa.text("seq IS NOT NULL"),
+        postgresql_where=sa.text("seq IS NOT NULL"),
+    ),
+)
+
+# owner: ledger. Where each organization's chain has come to, and which sealer is at it: see `ledger.sealing`. Events up to `start_size` may have
+# been forgotten: verification starts there.
+audit_heads = sa.Table(
+    "audit_heads",
+    metadata,
+    sa.Column("organization_id", Id, primary_key=True),
+    sa.Column("start_size", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("head_hash", sa.String(64), nullable=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("lease_owner", Id),
+    sa.Column("lease_until", Instant, nullable=False),
+    sa.Column("checkpoint_size", sa.BigInteger, nullable=False),
+    sa.Column("checkpoint_at", Instant, nullable=False),
+)
+
+# owner: ledger. Signed heads, kept for ever; `note` is the whole signed note.
+audit_checkpoints = sa.Table(
+    "audit_checkpoints",
+    metadata,
+    sa.Column("organization_id", Id, primary_key=True),
+    sa.Column("size", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("head_hash", sa.String(64), nullable=False),
+    sa.Column("signed_at", Instant, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Index("ix_audit_checkpoints_signed_at", "organization_id", "signed_at"),
 )

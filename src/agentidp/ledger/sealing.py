@@ -1,0 +1,174 @@
+"""Giving unsealed events their place in their organizations' chains: read and hashed in one transaction, written in another.
+
+Between the two another sealer may have been quicker. What decides is the row of the organization's head: its lease says who is at it, and
+its `fence` goes up whenever the lease changes hands. A sealer writes only if it finds, under the row's lock, the fence and the size that it
+hashed on, so a sealer that lost its lease, however late it wakes, changes nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from agentidp.core import limits
+from agentidp.core.clock import to_rfc3339
+from agentidp.db.schema import audit_heads
+from agentidp.db.unit import Tx
+from agentidp.ledger.chain import FIRST_PREVIOUS_HASH, ChainedEvent, decode_metadata, event_hash
+
+_FIRST_ID = "00000000-0000-0000-0000-000000000000"
+
+# As text, because building and compiling an expression would cost more than the rows of a small batch. A chain is passed over while another
+# sealer holds it, unless its lease ends in a future that only a wrong clock can have meant. ?1 sealer, ?2 after, ?3 now, ?4 believed, ?5 rows
+_UNSEALED = """
+SELECT CAST(e.organization_id AS text), CAST(e.event_id AS text), CAST(e.agent_id AS text), e.action, e.outcome, e.target_type, e.target_id,
+       e.ip_address, e.user_agent, e.request_id, CAST(e.metadata AS text), e.timestamp, h.fence, h.size, h.head_hash
+FROM audit_events AS e LEFT JOIN audit_heads AS h ON h.organization_id = e.organization_id
+WHERE e.seq IS NULL AND e.organization_id > ?2
+  AND (h.lease_owner IS NULL OR h.lease_owner = ?1 OR h.lease_until <= ?3 OR h.lease_until > ?4)
+ORDER BY e.organization_id, e.event_id LIMIT ?5
+"""
+# The driver counts changed rows only when a statement begins with UPDATE.
+_SEAL_SQLITE = """
+UPDATE audit_events SET seq = new.column3, previous_hash = new.column4, hash = new.column5 FROM (VALUES {rows}) AS new
+WHERE organization_id = new.column1 AND event_id = new.column2 AND seq IS NULL
+"""
+_SEAL_POSTGRES = """
+UPDATE audit_events SET seq = new.seq, previous_hash = new.previous_hash, hash = new.hash
+FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[]) AS new (organization_id, event_id, seq, previous_hash, hash)
+WHERE audit_events.organization_id = new.organization_id AND audit_events.event_id = new.event_id AND audit_events.seq IS NULL
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The next events of one organization's chain, hashed on the head that was read with them."""
+
+    organization_id: str
+    fence: int
+    size: int  # of the chain before them
+    events: Sequence[ChainedEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look at the unsealed events brought. `after` is where the next look begins, None when this one saw everything."""
+
+    links: Sequence[Links]
+    after: str | None
+    oldest: int | None  # the instant of the oldest event found
+
+
+class Overtaken(Exception):
+    """Another sealer sealed some of the events that this one was about to seal; nothing was done."""
+
+
+def find_unsealed(tx: Tx, sealer_id: str, after: str | None = None, *, rows_max: int = limits.SEAL_ROWS_MAX) -> Found:
+    """The oldest unsealed events, organization by organization from beyond `after`, hashed; those of chains that another sealer holds stay.
+
+    Events are taken in the order of their ids. One that commits later with a smaller id is found later, and gets a later number.
+    """
+    query = _UNSEALED if tx.connection.dialect.name == "sqlite" else _UNSEALED.replace("?", "$")
+    values = (sealer_id, after or _FIRST_ID, tx.now, tx.now + limits.SEAL_LEASE_BELIEVED_MS, rows_max)
+    rows = tx.connection.exec_driver_sql(query, values).all()
+    by_organization: dict[str, list[Any]] = {}
+    for row in rows:
+        by_organization.setdefault(row[0], []).append(row)
+    links = [_link(organization_id, found) for organization_id, found in by_organization.items()]
+    return Found(links, rows[-1][0] if len(rows) == rows_max else None, min((row.timestamp for row in rows), default=None))
+
+
+def seal(tx: Tx, sealer_id: str, batch: Sequence[Links]) -> int:
+    """Write what was hashed, and take or keep the leases. Returns how many events were sealed: none of chains that moved on meanwhile.
+
+    Raises Overtaken.
+    """
+    heads = _lock_heads(tx, [links.organization_id for links in batch])
+    won = [links for links in batch if _is_unchanged(heads.get(links.organization_id), links) and not _is_held(heads[links.organization_id], sealer_id, tx.now)]
+    if not won:
+        return 0
+    for links in won:
+        _move_head(tx, sealer_id, links, is_ours=heads[links.organization_id].lease_owner == sealer_id)
+    rows = [(event.organization_id, event.event_id, event.seq, event.previous_hash, event.hash) for links in won for event in links.events]
+    if sum(tx.connection.exec_driver_sql(*statement).rowcount for statement in _statements(tx.connection.dialect.name, rows)) != len(rows):
+        raise Overtaken
+    return len(rows)
+
+
+def release(tx: Tx, sealer_id: str) -> None:
+    """Give up all leases, so that nobody has to wait for them to run out."""
+    tx.run(sa.update(audit_heads).where(audit_heads.c.lease_owner == sealer_id).values(lease_owner=None, lease_until=0))
+
+
+def _link(organization_id: str, rows: Sequence[Any]) -> Links:
+    fence, size, head = rows[0].fence or 0, rows[0].size or 0, rows[0].head_hash or FIRST_PREVIOUS_HASH
+    events = []
+    for seq, row in enumerate(rows, size + 1):
+        _, event_id, agent_id, action, outcome, target_type, target_id, ip_address, user_agent, request_id, metadata, timestamp, *_ = row
+        event = ChainedEvent(
+            action=action,
+            agent_id=agent_id,
+            event_id=event_id,
+            ip_address=ip_address,
+            metadata=decode_metadata(metadata),
+            organization_id=organization_id,
+            outcome=outcome,
+            previous_hash=head,
+            request_id=request_id,
+            seq=seq,
+            target_id=target_id,
+            target_type=target_type,
+            timestamp=to_rfc3339(timestamp),
+            user_agent=user_agent,
+        )
+        event.hash = head = event_hash(event)
+        events.append(event)
+    return Links(organization_id, fence, size, events)
+
+
+def _statements(dialect: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """One statement on PostgreSQL. On SQLite 256, 128, … 1 rows at a time, for the reasons that `ledger.sqlite` has for it."""
+    if dialect == "postgresql":
+        yield _SEAL_POSTGRES, tuple(list(column) for column in zip(*rows, strict=True))
+        return
+    begin = 0
+    while begin < len(rows):
+        size = min(1 << (len(rows) - begin).bit_length() - 1, limits.SEAL_ROWS_MAX)
+        yield _SEAL_SQLITE.format(rows=", ".join(["(?, ?, ?, ?, ?)"] * size)), tuple(value for row in rows[begin : begin + size] for value in row)
+        begin += size
+
+
+def _lock_heads(tx: Tx, organization_ids: Sequence[str]) -> dict[str, sa.Row[Any]]:
+    """The heads, made where there are none; without those that another sealer is writing at this moment."""
+    wanted = sa.select(audit_heads).where(audit_heads.c.organization_id.in_(organization_ids)).with_for_update(skip_locked=True)
+    heads = {row.organization_id: row for row in tx.all(wanted)}
+    missing = [one for one in organization_ids if one not in heads]
+    made = [one for one in missing if tx.insert_new(audit_heads, organization_id=one, size=0, head_hash=FIRST_PREVIOUS_HASH, **_NEW_HEAD)]
+    return heads | {row.organization_id: row for row in (tx.all(wanted) if made else ())}
+
+
+_NEW_HEAD = {"start_size": 0, "fence": 0, "lease_until": 0, "checkpoint_size": 0, "checkpoint_at": 0}
+
+
+def _is_unchanged(head: sa.Row[Any] | None, links: Links) -> bool:
+    return head is not None and (head.fence, head.size) == (links.fence, links.size)
+
+
+def _is_held(head: sa.Row[Any], sealer_id: str, now: int) -> bool:
+    return head.lease_owner not in {None, sealer_id} and now < head.lease_until <= now + limits.SEAL_LEASE_BELIEVED_MS
+
+
+def _move_head(tx: Tx, sealer_id: str, links: Links, *, is_ours: bool) -> None:
+    last = links.events[-1]
+    tx.run(
+        sa.update(audit_heads)
+        .where(audit_heads.c.organization_id == links.organization_id)
+        .values(
+            size=last.seq,
+            head_hash=last.hash,
+            lease_owner=sealer_id,
+            lease_until=tx.now + limits.SEAL_LEASE_MS,
+            fence=links.fence if is_ours else links.fence + 1,
+        )
+    )
