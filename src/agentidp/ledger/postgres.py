@@ -80,6 +80,6 @@ async def _facts(connection: Any, now: int, batch: Sequence[Entry]) -> Facts:
     return Facts(
         {row[0]: (row[1], row[2], row[3]) for row in rows},
         frozenset(row[0] for row in revoked),
-        frozenset(key_id for key_id, _ in withdrawn),
+        frozenset(key_id for key_id, _ in withdrawn if key_id is not None),
         max((floor for _, floor in withdrawn if floor is not None), default=0),
     )

@@ -79,6 +79,6 @@ def _facts(connection: sqlite3.Connection, now: int, batch: Sequence[Entry]) -> 
     return Facts(
         {credential_id: (organization, agent, credential) for credential_id, organization, agent, credential in rows},
         frozenset(row[0] for row in revoked),
-        frozenset(key_id for key_id, _ in withdrawn),
+        frozenset(key_id for key_id, _ in withdrawn if key_id is not None),
         max((floor for _, floor in withdrawn if floor is not None), default=0),
     )
