@@ -18,7 +18,10 @@ from agentidp.core.metrics import Metrics
 from agentidp.core.private_files import private_file
 from agentidp.db.engine import database_url, open_database
 from agentidp.db.migrate import in_transaction, upgrade
+from agentidp.ledger.checkpoint import AUDIT_KEY
+from agentidp.ledger.heads import AuditKey
 from agentidp.ledger.ledger import Ledger
+from agentidp.ledger.nudge import Nudge
 from agentidp.ledger.writers import LedgerWriters
 
 
@@ -35,13 +38,14 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
     master_keys = load_master_keys(settings)
     url = database_url(settings)
     await in_transaction(url, upgrade)
-    metrics = Metrics()
-    database = open_database(url, clock, LedgerWriters(), metrics.observe_database)
+    metrics, nudge = Metrics(), Nudge()
+    database = open_database(url, clock, LedgerWriters(nudge), metrics.observe_database)
     try:
         sealer = await open_sealer(database, master_keys)
         refresh = functools.partial(refresh_sealer, database, functools.partial(load_master_keys, settings), sealer)
-        instance = Instance(settings, database, KeyStore(database, sealer, clock, refresh), Ledger(database), sealer, clock, metrics)
+        instance = Instance(settings, database, KeyStore(database, sealer, clock, refresh), Ledger(database), sealer, clock, metrics, nudge=nudge)
         instance.secret_key = await database.write(ensure_server_secret, SYSTEM, sealer, CLIENT_SECRET_KEY)
+        instance.audit_key = AuditKey(settings.issuer, await database.write(ensure_server_secret, SYSTEM, sealer, AUDIT_KEY))
         await database.write(ensure_keys, SYSTEM, sealer, settings.tokens.algorithm)
         await instance.keys.reload()
         first = await _set_up_once(instance)

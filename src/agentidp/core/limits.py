@@ -51,6 +51,12 @@ SNAPSHOTS_MAX: Final = 100_000  # cached credentials, about 700 bytes each
 LAST_USED_RESOLUTION_MS: Final = 60_000  # a credential's lastUsedAt is written at most once a minute
 ID_LEAD_MS_MAX: Final = 600_000  # ids stay in order when the clock is set back by less; their time is never further ahead of it
 AUDIT_ID_MARGIN_MS: Final = 900_000  # an event's id and its timestamp differ by less: the lead above, and what an entry waits for its commit
+AUDIT_LINKS_MAX: Final = 500  # sealed events read at once: a few milliseconds of a reader, half a megabyte
+AUDIT_RANGE_EDGE_MAX: Final = 1_000  # events at either end of a range of dates whose order is not taken for granted
+AUDIT_VERIFICATIONS_MAX: Final = 2  # at once in a process: each keeps a core busy; 503 above
+AUDIT_EXPORTS_MAX: Final = 8  # at once in a process, each at the pace of its reader; 503 above
+AUDIT_LINE_BYTES_MAX: Final = 1024 * 1024  # of an export; events have about 600
+STREAM_SECONDS_MAX: Final = 60  # a reader that does not take the next piece of a stream for so long is cut off
 TIMESTAMP_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the end of RFC 3339
 
 # Database -----------------------------------------------------------------------------------
@@ -82,8 +88,9 @@ SEAL_LEASE_MS: Final = 250  # after its last event another process may take over
 SEAL_LEASE_BELIEVED_MS: Final = 60_000  # a lease that ends later was taken by a clock that is wrong
 CHECKPOINT_INTERVAL_SECONDS: Final = 20.0  # heads that may need a new signature are looked for this often
 CHECKPOINT_FRESH_MS: Final = 35_000  # a chain's next checkpoint is signed when the last is older: together less than a minute
-CHECKPOINTS_SIGNED_MAX: Final = 50  # in one transaction: about 10 ms
-RETENTION_INTERVAL_SECONDS: Final = 3600.0  # what is due to be forgotten is looked for this often
+CHECKPOINTS_SIGNED_MAX: Final = 10  # in one transaction: about 10 ms
+RETENTION_INTERVAL_SECONDS: Final = 600.0  # what is due to be forgotten is looked for this often
+RETENTION_ORGANIZATIONS: Final = 100  # looked at in one read
 
 # Vault --------------------------------------------------------------------------------------
 VAULT_SECONDS_MAX: Final = 10  # for one answer; a start waits for it

@@ -17,8 +17,8 @@ from agentidp.ledger.checkpoint import Checkpoint, origin, sign
 class AuditKey:
     """What an instance signs checkpoints with: its issuer, and the 32 bytes of the sealed server secret `audit_key`."""
 
-    issuer: str
-    seed: bytes
+    issuer: str = ""
+    seed: bytes = b""
 
 
 def organizations_to_sign(tx: Tx) -> list[str]:
@@ -41,11 +41,10 @@ def sign_head(tx: Tx, key: AuditKey, organization_id: str) -> str:
     size, head_hash = (head.size, head.head_hash) if head else (0, FIRST_PREVIOUS_HASH)
     kept = audit_checkpoints.c
     last = tx.one(sa.select(kept.note).where(kept.organization_id == organization_id, kept.size == size))
-    if last is not None:
-        return str(last.note)
-    note = sign(Checkpoint(origin(key.issuer, organization_id), size, head_hash, tx.now), key.seed)
-    if size:  # an empty chain has nothing to keep
+    note = str(last.note) if last else sign(Checkpoint(origin(key.issuer, organization_id), size, head_hash, tx.now), key.seed)
+    if last is None and size:  # an empty chain has nothing to keep
         tx.run(sa.insert(audit_checkpoints).values(organization_id=organization_id, size=size, head_hash=head_hash, signed_at=tx.now, note=note))
+    if head and head.checkpoint_size != size:
         tx.run(sa.update(audit_heads).where(audit_heads.c.organization_id == organization_id).values(checkpoint_size=size, checkpoint_at=tx.now))
     return note
 

@@ -33,7 +33,7 @@ def find_cuts(tx: Tx, after: str) -> tuple[Sequence[Cut], str | None]:
         .select_from(audit_heads.join(organizations, organizations.c.organization_id == head.organization_id))
         .where(head.organization_id > after)
         .order_by(head.organization_id)
-        .limit(limits.SWEEP_ROWS_MAX)
+        .limit(limits.RETENTION_ORGANIZATIONS)
     )
     cuts, rows = [], tx.all(query)
     for row in rows:
@@ -44,7 +44,7 @@ def find_cuts(tx: Tx, after: str) -> tuple[Sequence[Cut], str | None]:
         found = tx.one(sa.select(kept.size).where(older).order_by(kept.signed_at.desc(), kept.size.desc()).limit(1))
         if found is not None:
             cuts.append(Cut(row.organization_id, max(found.size, row.start_size)))
-    return cuts, rows[-1].organization_id if len(rows) == limits.SWEEP_ROWS_MAX else None
+    return cuts, rows[-1].organization_id if len(rows) == limits.RETENTION_ORGANIZATIONS else None
 
 
 def purge(tx: Tx, cut: Cut) -> int:

@@ -5,7 +5,7 @@ its `fence` goes up whenever the lease changes hands. A sealer writes only if it
 hashed on, so a sealer that lost its lease, however late it wakes, changes nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from agentidp.db.schema import audit_heads
 from agentidp.db.unit import Tx
 from agentidp.ledger.chain import FIRST_PREVIOUS_HASH, ChainedEvent, decode_metadata, event_hash
 
-_FIRST_ID = "00000000-0000-0000-0000-000000000000"
+FIRST_ID = "00000000-0000-0000-0000-000000000000"  # before every id
 
 # As text, because building and compiling an expression would cost more than the rows of a small batch. A chain is passed over while another
 # sealer holds it, unless its lease ends in a future that only a wrong clock can have meant. ?1 sealer, ?2 after, ?3 now, ?4 believed, ?5 rows
@@ -29,16 +29,30 @@ WHERE e.seq IS NULL AND e.organization_id > ?2
   AND (h.lease_owner IS NULL OR h.lease_owner = ?1 OR h.lease_until <= ?3 OR h.lease_until > ?4)
 ORDER BY e.organization_id, e.event_id LIMIT ?5
 """
-# The driver counts changed rows only when a statement begins with UPDATE.
-_SEAL_SQLITE = """
+_SEAL = {  # on SQLite the driver counts changed rows only if the statement begins with UPDATE: so no WITH
+    "sqlite": """
 UPDATE audit_events SET seq = new.column3, previous_hash = new.column4, hash = new.column5 FROM (VALUES {rows}) AS new
 WHERE organization_id = new.column1 AND event_id = new.column2 AND seq IS NULL
-"""
-_SEAL_POSTGRES = """
-UPDATE audit_events SET seq = new.seq, previous_hash = new.previous_hash, hash = new.hash
+""",
+    "postgresql": """
+UPDATE audit_events AS e SET seq = new.seq, previous_hash = new.previous_hash, hash = new.hash
 FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[]) AS new (organization_id, event_id, seq, previous_hash, hash)
-WHERE audit_events.organization_id = new.organization_id AND audit_events.event_id = new.event_id AND audit_events.seq IS NULL
-"""
+WHERE e.organization_id = new.organization_id AND e.event_id = new.event_id AND e.seq IS NULL
+""",
+}
+_MOVE = {
+    "sqlite": """
+UPDATE audit_heads SET size = new.column2, head_hash = new.column3, fence = new.column4, lease_owner = new.column5, lease_until = new.column6
+FROM (VALUES {rows}) AS new WHERE organization_id = new.column1
+""",
+    "postgresql": """
+UPDATE audit_heads AS h SET size = new.size, head_hash = new.head_hash, fence = new.fence, lease_owner = new.lease_owner, lease_until = new.lease_until
+FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[])
+  AS new (organization_id, size, head_hash, fence, lease_owner, lease_until)
+WHERE h.organization_id = new.organization_id
+""",
+}
+_NEW_HEAD = {"start_size": 0, "size": 0, "head_hash": FIRST_PREVIOUS_HASH, "fence": 0, "lease_until": 0, "checkpoint_size": 0, "checkpoint_at": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +84,7 @@ def find_unsealed(tx: Tx, sealer_id: str, after: str | None = None, *, rows_max:
     Events are taken in the order of their ids. One that commits later with a smaller id is found later, and gets a later number.
     """
     query = _UNSEALED if tx.connection.dialect.name == "sqlite" else _UNSEALED.replace("?", "$")
-    values = (sealer_id, after or _FIRST_ID, tx.now, tx.now + limits.SEAL_LEASE_BELIEVED_MS, rows_max)
+    values = (sealer_id, after or FIRST_ID, tx.now, tx.now + limits.SEAL_LEASE_BELIEVED_MS, rows_max)
     rows = tx.connection.exec_driver_sql(query, values).all()
     by_organization: dict[str, list[Any]] = {}
     for row in rows:
@@ -88,10 +102,14 @@ def seal(tx: Tx, sealer_id: str, batch: Sequence[Links]) -> int:
     won = [links for links in batch if _is_unchanged(heads.get(links.organization_id), links) and not _is_held(heads[links.organization_id], sealer_id, tx.now)]
     if not won:
         return 0
+    until = tx.now + limits.SEAL_LEASE_MS
+    moves = []
     for links in won:
-        _move_head(tx, sealer_id, links, is_ours=heads[links.organization_id].lease_owner == sealer_id)
+        last, is_ours = links.events[-1], heads[links.organization_id].lease_owner == sealer_id
+        moves.append((links.organization_id, last.seq, last.hash, links.fence if is_ours else links.fence + 1, sealer_id, until))
+    _update(tx, _MOVE, moves)
     rows = [(event.organization_id, event.event_id, event.seq, event.previous_hash, event.hash) for links in won for event in links.events]
-    if sum(tx.connection.exec_driver_sql(*statement).rowcount for statement in _statements(tx.connection.dialect.name, rows)) != len(rows):
+    if _update(tx, _SEAL, rows) != len(rows):
         raise Overtaken
     return len(rows)
 
@@ -127,28 +145,29 @@ def _link(organization_id: str, rows: Sequence[Any]) -> Links:
     return Links(organization_id, fence, size, events)
 
 
-def _statements(dialect: str, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """One statement on PostgreSQL. On SQLite 256, 128, … 1 rows at a time, for the reasons that `ledger.sqlite` has for it."""
-    if dialect == "postgresql":
-        yield _SEAL_POSTGRES, tuple(list(column) for column in zip(*rows, strict=True))
-        return
-    begin = 0
+def _update(tx: Tx, statements: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> int:
+    """Change as many rows as there are; returns how many it found.
+
+    One statement on PostgreSQL; on SQLite one for 256, 128, … 1 rows, for the reasons that `ledger.sqlite` has for it.
+    """
+    statement, begin, found = statements[tx.connection.dialect.name], 0, 0
+    if tx.connection.dialect.name == "postgresql":
+        return tx.connection.exec_driver_sql(statement, tuple(list(column) for column in zip(*rows, strict=True))).rowcount
+    row = f"({', '.join('?' * len(rows[0]))})"
     while begin < len(rows):
         size = min(1 << (len(rows) - begin).bit_length() - 1, limits.SEAL_ROWS_MAX)
-        yield _SEAL_SQLITE.format(rows=", ".join(["(?, ?, ?, ?, ?)"] * size)), tuple(value for row in rows[begin : begin + size] for value in row)
+        values = tuple(value for row in rows[begin : begin + size] for value in row)
+        found += tx.connection.exec_driver_sql(statement.format(rows=", ".join([row] * size)), values).rowcount
         begin += size
+    return found
 
 
 def _lock_heads(tx: Tx, organization_ids: Sequence[str]) -> dict[str, sa.Row[Any]]:
     """The heads, made where there are none; without those that another sealer is writing at this moment."""
     wanted = sa.select(audit_heads).where(audit_heads.c.organization_id.in_(organization_ids)).with_for_update(skip_locked=True)
     heads = {row.organization_id: row for row in tx.all(wanted)}
-    missing = [one for one in organization_ids if one not in heads]
-    made = [one for one in missing if tx.insert_new(audit_heads, organization_id=one, size=0, head_hash=FIRST_PREVIOUS_HASH, **_NEW_HEAD)]
-    return heads | {row.organization_id: row for row in (tx.all(wanted) if made else ())}
-
-
-_NEW_HEAD = {"start_size": 0, "fence": 0, "lease_until": 0, "checkpoint_size": 0, "checkpoint_at": 0}
+    made = [one for one in organization_ids if one not in heads and tx.insert_new(audit_heads, organization_id=one, **_NEW_HEAD)]
+    return {row.organization_id: row for row in tx.all(wanted)} if made else heads
 
 
 def _is_unchanged(head: sa.Row[Any] | None, links: Links) -> bool:
@@ -157,18 +176,3 @@ def _is_unchanged(head: sa.Row[Any] | None, links: Links) -> bool:
 
 def _is_held(head: sa.Row[Any], sealer_id: str, now: int) -> bool:
     return head.lease_owner not in {None, sealer_id} and now < head.lease_until <= now + limits.SEAL_LEASE_BELIEVED_MS
-
-
-def _move_head(tx: Tx, sealer_id: str, links: Links, *, is_ours: bool) -> None:
-    last = links.events[-1]
-    tx.run(
-        sa.update(audit_heads)
-        .where(audit_heads.c.organization_id == links.organization_id)
-        .values(
-            size=last.seq,
-            head_hash=last.hash,
-            lease_owner=sealer_id,
-            lease_until=tx.now + limits.SEAL_LEASE_MS,
-            fence=links.fence if is_ours else links.fence + 1,
-        )
-    )
