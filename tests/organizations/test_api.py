@@ -111,8 +111,8 @@ def test_a_slug_is_given_once(operator: TestAgent) -> None:
         assert client.patch(path, json={"slug": other["slug"]}).json() == other
 
 
-def test_the_list_is_of_all_tenants_by_page_cursor_and_status(operator: TestAgent) -> None:
-    with operator.client(EVERYTHING) as client:
+def test_the_list_is_of_all_tenants_by_page_cursor_and_status(own_server: RunningServer) -> None:
+    with operator_of(own_server).client(EVERYTHING) as client:
         made = [create(client)["organizationId"] for _ in range(3)]
         client.patch(f"{ORGANIZATIONS}/{made[1]}", json={"status": "suspended"})
         client.delete(f"{ORGANIZATIONS}/{made[2]}")

@@ -188,7 +188,7 @@ async def delete(request: Request, org_id: OrganizationPath) -> Response:
     **secured(OPERATOR_SCOPE, OrganizationNotFound, OrganizationDeleted, OrganizationNotActive, AgentAlreadyExists, OverLimit, body=True),
 )
 async def register_administrator(request: Request, response: Response, org_id: OrganizationPath, body: AdministratorRequest) -> AdministratorWithSecret:
-    """Register an agent with a credential that administers the organization: the first one, or one more when all secrets are lost."""
+    """Register an agent with a credential that administers the organization. The first one, or one more when all secrets are lost."""
     created = await _write(request, org_id, actions.register_administrator, body.email.lower(), instance_of(request).secret_key)
     response.headers.update(NO_STORE)
     return AdministratorWithSecret(**asdict(created), client_id=created.agent_id)
