@@ -23,7 +23,7 @@ COMMANDS = [
     "completion",
     "worker",
     *(f"agents {name}" for name in ("list", "create")),
-    *(f"keys {name}" for name in ("list", "rotate", "retire", "master")),
+    *(f"keys {name}" for name in ("list", "rotate", "retire", "master", "rotate-master")),
     *(f"db {name}" for name in ("upgrade", "check", "backup", "restore", "after-restore", "copy")),
 ]
 
