@@ -14,7 +14,7 @@ from agentidp.auth.scopes import SCOPES
 from agentidp.core.caller import Caller
 from agentidp.credentials.actions import generate_credential
 from agentidp.db.unit import Tx
-from agentidp.organizations.actions import create_organization
+from agentidp.organizations.actions import add_member, create_organization
 
 ALL_SCOPES = frozenset(SCOPES) - {"admin:orgs"}
 _numbers = itertools.count(1)
@@ -72,6 +72,17 @@ def make_tenant(server: RunningServer) -> Tenant:
 
     caller = Caller(str(uuid.uuid4()), scopes=frozenset(SCOPES))
     return Tenant(server, caller.organization_id, server.write(make, caller))
+
+
+def operator_of(server: RunningServer) -> TestAgent:
+    """The instance's first agent, which alone may ask for admin:orgs."""
+    first = server.first
+    return TestAgent(server, first.organization_id, first.agent_id, first.client_secret)
+
+
+def make_administrator(agent: TestAgent, role: str = "admin") -> None:
+    """Give the agent a role in its own organization."""
+    agent.server.write(add_member, Caller(agent.organization_id, scopes=frozenset(SCOPES)), agent.agent_id, role)
 
 
 def registration(**values: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from agentidp.core.http import header_values, index_headers, origin_of, render
 from agentidp.core.ids import new_id
 from agentidp.credentials import api as credentials
 from agentidp.oidc import api as oidc
+from agentidp.organizations import api as organizations
 from agentidp.start import Started, start
 from agentidp.tokens import api as tokens
 
@@ -37,6 +38,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     credentials.router,
     tokens.oauth_router,
     tokens.router,
+    organizations.router,
     audit.router,
     oidc.oauth_router,
     oidc.router,

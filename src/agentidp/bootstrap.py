@@ -1,4 +1,4 @@
-"""The first organization, its first agent with every scope, and one credential: what an empty instance begins with."""
+"""The one row about the instance as a whole: an empty one's first organization, agent and credential, and a restored one's floor under its tokens."""
 
 from dataclasses import dataclass, replace
 
@@ -7,15 +7,13 @@ import sqlalchemy as sa
 from agentidp.agents.actions import register_agent
 from agentidp.agents.rules import NewAgent
 from agentidp.auth.scopes import SCOPES
-from agentidp.core.caller import Caller
+from agentidp.core.clock import to_rfc3339
 from agentidp.core.errors import Conflict
 from agentidp.core.ids import new_id
 from agentidp.credentials.actions import generate_credential
 from agentidp.db.schema import instance
 from agentidp.db.unit import Tx
 from agentidp.organizations.actions import create_organization
-
-NOBODY = Caller(organization_id="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +59,23 @@ def set_up_instance(tx: Tx, secret_key: bytes) -> FirstCredential:
     created = generate_credential(tx, agent.agent_id, secret_key)
     tx.record("bootstrap.completed", "organization", organization_id)
     return FirstCredential(organization_id, agent.agent_id, created.secret.text)
+
+
+def raise_token_floor(tx: Tx, tokens_not_before: int, *, newest_event_at: int | None) -> None:
+    """Let every token that was issued before that instant (a whole second, in milliseconds) be dead, on every process from the commit on.
+
+    The event says how far the restored history reaches. Raises Conflict for an instance that nobody has set up.
+    """
+    operator = find_operator_organization(tx)
+    if operator is None:
+        raise Conflict("the database holds no instance; `agentidp init` sets one up")
+    floor = sa.func.coalesce(instance.c.tokens_not_before, 0)
+    tx.run(sa.update(instance).where(floor < tokens_not_before).values(tokens_not_before=tokens_not_before))
+    tx.record(
+        "instance.restored",
+        "organization",
+        operator,
+        organization_id=operator,
+        tokensNotBefore=to_rfc3339(tokens_not_before),
+        newestEventAt=to_rfc3339(newest_event_at) if newest_event_at is not None else None,
+    )

@@ -1,19 +1,23 @@
-"""What has to happen now and then, in the background of a server: fresh keys, due rotations, forgotten revocations."""
+"""What has to happen now and then, in the background of a server: fresh keys, due rotations, forgotten revocations, and the audit chains."""
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import sqlalchemy as sa
 
 from agentidp.auth.instance import Instance
 from agentidp.auth.keys import ensure_keys, is_rotation_due, rotate_keys
 from agentidp.core import limits
-from agentidp.core.caller import Caller
+from agentidp.core.caller import SYSTEM, Caller
 from agentidp.core.errors import Problem
 from agentidp.db.schema import credentials
 from agentidp.db.unit import Tx
+from agentidp.ledger.heads import organizations_to_sign, sign_heads
+from agentidp.ledger.retention import find_cuts, purge
+from agentidp.ledger.sealer import ChainSealer
+from agentidp.ledger.sealing import FIRST_ID
 from agentidp.tokens.actions import sweep_revoked_tokens
 
 log = logging.getLogger(__name__)
@@ -22,44 +26,71 @@ _WEEK_MS = 7 * 24 * 3600 * 1000
 
 @contextlib.asynccontextmanager
 async def running(instance: Instance) -> AsyncIterator[None]:
-    """Keep house until the block ends."""
-    task = asyncio.create_task(_loop(instance))
+    """Keep house and seal until the block ends."""
+    sealer = ChainSealer(instance.database, instance.clock, instance.nudge, instance.metrics.unsealed_seconds.set)
+    tasks = [asyncio.create_task(_every(seconds, work, instance)) for seconds, work in _ROUNDS]
+    tasks.append(asyncio.create_task(sealer.run()))
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _loop(instance: Instance) -> None:
-    elapsed = 0.0
+async def _every(seconds: float, work: Callable[[Instance], Awaitable[None]], instance: Instance) -> None:
     while True:
-        await asyncio.sleep(limits.KEYS_REFRESH_SECONDS)
-        elapsed += limits.KEYS_REFRESH_SECONDS
+        await asyncio.sleep(seconds)
         try:
-            await instance.keys.reload()
-            if elapsed >= limits.SWEEP_INTERVAL_SECONDS:
-                elapsed = 0.0
-                await keep_house(instance)
+            await work(instance)
         except Problem as problem:
             log.warning("housekeeping has to wait", extra={"reason": problem.detail})
         except Exception:
             log.exception("housekeeping failed")
 
 
+async def _reload_keys(instance: Instance) -> None:
+    await instance.keys.reload()
+
+
 async def keep_house(instance: Instance) -> None:
     """One round: a key for the configured algorithm, expired revocations away, the gauge of expiring credentials."""
     tokens = instance.settings.tokens
     algorithm = tokens.algorithm
-    operator = Caller(instance.operator_organization_id)
-    await instance.database.write(ensure_keys, operator, instance.sealer, algorithm)
-    if await instance.database.read(is_rotation_due, operator, algorithm, rotation_days=tokens.rotation_days):
-        await instance.database.write(rotate_keys, operator, instance.sealer, algorithm, lifetime_seconds=tokens.lifetime_seconds)
+    system = Caller(instance.operator_organization_id, is_system=True)  # what it does is in the operator's history
+    await instance.database.write(ensure_keys, system, instance.sealer, algorithm)
+    if await instance.database.read(is_rotation_due, system, algorithm, rotation_days=tokens.rotation_days):
+        await instance.database.write(rotate_keys, system, instance.sealer, algorithm, lifetime_seconds=tokens.lifetime_seconds)
         await instance.keys.reload()
-    while await instance.database.write(sweep_revoked_tokens, operator) >= limits.SWEEP_ROWS_MAX:
+    while await instance.database.write(sweep_revoked_tokens, system) >= limits.SWEEP_ROWS_MAX:
         pass
-    instance.metrics.credentials_expiring.set(await instance.database.read(_count_expiring, operator))
+    instance.metrics.credentials_expiring.set(await instance.database.read(_count_expiring, system))
+
+
+async def sign_chains(instance: Instance) -> None:
+    """A checkpoint of every chain that grew; and a look at its last event, so that whoever tampers with it is noticed within a minute."""
+    while found := await instance.database.read(organizations_to_sign, SYSTEM):
+        if changed := await instance.database.write(sign_heads, SYSTEM, instance.audit_key, found):
+            instance.metrics.chain_integrity.set(0)
+            log.error("the last audit event is not the one that was sealed; run a verification", extra={"organizations": changed})
+
+
+async def forget_history(instance: Instance) -> None:
+    """Audit events that are older than their organization's plan keeps."""
+    after: str | None = FIRST_ID
+    while after is not None:
+        cuts, after = await instance.database.read(find_cuts, SYSTEM, after)
+        for cut in cuts:
+            while await instance.database.write(purge, SYSTEM, cut) >= limits.SWEEP_ROWS_MAX:
+                pass
+
+
+_ROUNDS: tuple[tuple[float, Callable[[Instance], Awaitable[None]]], ...] = (
+    (limits.KEYS_REFRESH_SECONDS, _reload_keys),
+    (limits.SWEEP_INTERVAL_SECONDS, keep_house),
+    (limits.CHECKPOINT_INTERVAL_SECONDS, sign_chains),
+    (limits.RETENTION_INTERVAL_SECONDS, forget_history),
+)
 
 
 def _count_expiring(tx: Tx) -> int:

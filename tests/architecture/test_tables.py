@@ -11,7 +11,9 @@ from tests.architecture.source import MIGRATIONS, PACKAGE, Module, functions, li
 UNSCOPED = {
     ("src/agentidp/ledger/snapshots.py", "_TABLES"): "the join that both readers scope: one by organization, one by the secret, which says whose it is",
     ("src/agentidp/tokens/actions.py", "sweep_revoked_tokens"): "housekeeping: forgets revocations of expired tokens, whoever's they are; nothing is shown",
+    ("src/agentidp/recovery.py", "find_newest_event_at"): "one instant over all tenants, for whoever restores the database",
     ("src/agentidp/worker.py", "_count_expiring"): "one number over all tenants, without a label, for the operator",
+    ("src/agentidp/organizations/queries.py", "list_organizations"): "the operator's list of all tenants; its scope is required where it is declared",
 }
 _WRITES = re.compile(r"\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|UPDATE|DELETE\s+FROM)\s+\"?(\w+)", re.IGNORECASE)
 _READS = re.compile(r"\b(?:FROM|JOIN|UPDATE)\s+\"?(\w+)", re.IGNORECASE)
@@ -32,6 +34,29 @@ def test_only_the_owner_writes_a_table() -> None:
     assert {table for _, _, table in written} == set(tables()), "a table that nobody writes, or a way of writing that this test does not see"
     foreign = [f"{module.name}:{line} writes {table}" for module, line, table in written if module.slice != tables()[table].owner]
     assert not foreign
+
+
+def test_an_organization_changes_in_one_place_that_raises_its_revision() -> None:
+    """Snapshots of an organization are found stale by its revision: an update without it would leave the tokens of a suspended one alive."""
+    places = [(module.name, function) for module in product() for function in functions(module.tree) if _changes_organizations(function, table_names(module))]
+    assert [(name, function.name) for name, function in places] == [("src/agentidp/organizations/actions.py", "_store")]
+    assert "revision=organizations.c.revision + 1" in ast.unparse(places[0][1])
+
+
+def _changes_organizations(function: ast.AST, names: dict[str, str]) -> bool:
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "update":
+            changed = {ast.unparse(part) for part in (node.func.value, *node.args[:1])}
+            if "organizations" in {names.get(part) for part in changed}:
+                return True
+    return any(re.search(r"\bUPDATE\s+\"?organizations\b", text, re.IGNORECASE) for _, text in literals(function))
+
+
+@pytest.mark.parametrize("statement", ["sa.update(organizations)", "organizations.update()", "text('update organizations SET name = ?')"])
+def test_a_change_of_an_organization_is_seen(statement: str) -> None:
+    text = f"from agentidp.db.schema import organizations\ndef change(tx):\n    return {statement}\n"
+    module = Module(PACKAGE / "snippet.py", text, ast.parse(text))
+    assert [_changes_organizations(function, table_names(module)) for function in functions(module.tree)] == [True]
 
 
 def test_what_belongs_to_an_organization_is_read_through_it() -> None:

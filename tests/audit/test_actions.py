@@ -121,7 +121,7 @@ def test_leaves_its_event(tenant: Tenant, key: tuple[str, str], cause: Cause) ->
 
 
 def test_the_instances_own_events(own_server: RunningServer) -> None:
-    operator = Caller(own_server.instance.operator_organization_id)
+    operator = Caller(own_server.instance.operator_organization_id, is_system=True)
     own_server.write(rotate_keys, operator, own_server.instance.sealer, "ES256", lifetime_seconds=60, at_once=True)
     found = {row.action: row for row in own_server.read(_all_events, operator)}
     assert found.keys() >= OF_THE_INSTANCE

@@ -266,7 +266,7 @@ def agent_info(server: RunningServer, token: str) -> httpx2.Response:
 def test_a_served_key_set_has_the_next_key_before_it_signs_and_a_withdrawn_key_kills_its_tokens_at_once(own_server: RunningServer) -> None:
     server = own_server
     instance, admin = server.instance, make_tenant(server).admin
-    operator = Caller(instance.operator_organization_id)
+    operator = Caller(instance.operator_organization_id, is_system=True)
 
     old = admin.token()
     signing = key_id_of(old)

@@ -12,7 +12,8 @@ from tests.bad_input.operations import Operation
 from tests.serving import RunningServer
 from tests.tenants import Tenant, TestAgent, make_tenant
 
-from agentidp.core.caller import Caller
+from agentidp.auth.scopes import SCOPES
+from agentidp.core.caller import SYSTEM
 from agentidp.db.schema import audit_events
 from agentidp.db.unit import Tx
 
@@ -54,7 +55,7 @@ class Target:
         def find(tx: Tx) -> list[Any]:
             return tx.all(sa.select(audit_events).where(audit_events.c.request_id == request_id))
 
-        return list(self.server.read(find, Caller("")))
+        return list(self.server.read(find, SYSTEM))
 
 
 def fresh_request_id() -> str:
@@ -78,5 +79,6 @@ def target(server: RunningServer, _targets: dict[str, Target]) -> Target:
             credential = client.get(f"/api/v1/agents/{agent.agent_id}/credentials").json()["data"][0]
             event = client.get("/api/v1/audit").json()["data"][0]
         ids = {"agentId": agent.agent_id, "credentialId": credential["credentialId"], "eventId": event["eventId"]}
-        _targets[server.url] = Target(server, tenant, agent, tenant.admin.token(), ids, server.client())
+        ids |= {"orgId": tenant.organization_id}
+        _targets[server.url] = Target(server, tenant, agent, tenant.agent(*SCOPES).token(" ".join(SCOPES)), ids, server.client())
     return _targets[server.url]

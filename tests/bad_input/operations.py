@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from tests.samples import sample_body
+
 from agentidp.app import ROUTES
 from agentidp.core.ids import new_id
 from agentidp.documents import build_openapi
@@ -33,6 +35,11 @@ class Operation:
     def names(self) -> list[str]:
         """The parameters of the path."""
         return _PARAMETER.findall(self.template)
+
+    @property
+    def sample(self) -> bytes:
+        """A valid body, where every required field has its example."""
+        return json.dumps(sample_body(DOCUMENT, self.method, self.template)).encode()
 
     @property
     def is_guarded(self) -> bool:

@@ -103,7 +103,7 @@ def nowhere(operation: Operation, target: Target, name: str, value: str) -> str:
 
 @pytest.mark.parametrize("operation", WITH_IDS, ids=str)
 def test_an_id_that_is_none_is_404(target: Target, operation: Operation) -> None:
-    body = {"content": b"{}", "headers": {"Content-Type": JSON}} if operation.body else {}
+    body = {"content": operation.sample, "headers": {"Content-Type": JSON}} if operation.body else {}
     for name in operation.names:
         for value in [*spellings(target.ids.get(name, new_id(1))), *OTHERS]:
             response = target.call(operation, path=nowhere(operation, target, name, value), **body)

@@ -14,7 +14,7 @@ from bench.ceiling import without_store
 from tests.serving import settings_for
 
 from agentidp.app import create_app
-from agentidp.core.caller import Caller, Origin
+from agentidp.core.caller import SYSTEM, Origin
 from agentidp.core.clock import system_clock
 from agentidp.db.schema import credential_secrets
 from agentidp.ledger import postgres, sqlite
@@ -130,9 +130,9 @@ async def _statements_by_size(engine: str, url: str, folder: Path) -> dict[int, 
     assert started.first is not None
     try:
         key = await started.instance.database.read(
-            lambda tx: tx.connection.scalar(credential_secrets.select().with_only_columns(credential_secrets.c.credential_key)), _NOBODY
+            lambda tx: tx.connection.scalar(credential_secrets.select().with_only_columns(credential_secrets.c.credential_key)), SYSTEM
         )
-        snapshot = await started.instance.database.read(read_secret_snapshot, _NOBODY, key)
+        snapshot = await started.instance.database.read(read_secret_snapshot, SYSTEM, key)
     finally:
         await started.instance.database.close()
     assert snapshot is not None
@@ -140,7 +140,6 @@ async def _statements_by_size(engine: str, url: str, folder: Path) -> dict[int, 
     return {size: await write(url, _entries(snapshot, size)) for size in (1, 100, 127, 128)}
 
 
-_NOBODY = Caller(organization_id="")
 
 
 def _entries(snapshot: SecretSnapshot, size: int) -> list[Entry]:

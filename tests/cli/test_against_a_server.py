@@ -50,6 +50,29 @@ def test_agents_are_created_with_a_secret_that_works_and_listed(server: ServerPr
 
 
 @pytest.mark.slow
+def test_organizations_are_created_with_an_administrator_suspended_and_reactivated(server: ServerProcess) -> None:
+    created = json.loads(run("orgs", "create", "Acme", "--slug", "acme", "--plan-tier", "pro", "--json", env=server.env).stdout)
+    assert (created["slug"], created["planTier"]) == ("acme", "pro")
+    own = {"AGENTIDP_URL": server.url, "AGENTIDP_CLIENT_ID": created["clientId"], "AGENTIDP_CLIENT_SECRET": created["clientSecret"]}
+    listed = json.loads(run("agents", "list", "--json", env=own).stdout)
+    assert [agent["email"] for agent in listed["data"]] == ["admin@acme.agentidp.local"]
+    assert run("orgs", "list", env=own).returncode == 1, "an administrator is no operator"
+
+    rescue = run("orgs", "add-administrator", created["organizationId"], "rescue@acme.example", env=server.env).stdout
+    assert rescue.count("aidp_sk_") == 1
+    assert run("orgs", "suspend", created["organizationId"], env=server.env).stdout == f"{created['organizationId']}  suspended\n"
+    assert "unauthorized_client" in run("token", env=own).stderr
+    text = run("orgs", "list", "--status", "suspended", env=server.env).stdout
+    assert text.splitlines() == [f"{created['organizationId']}  suspended  pro         acme", "1 of 1"]
+    assert run("orgs", "reactivate", created["organizationId"], env=server.env).returncode == 0
+    assert run("token", env=own).returncode == 0
+
+    again = run("orgs", "create", "Acme", "--slug", "acme", env=server.env)
+    assert again.returncode == 1
+    assert "409 ORG_SLUG_TAKEN" in again.stderr
+
+
+@pytest.mark.slow
 def test_what_the_server_refuses_is_one_line_with_its_code(server: ServerProcess) -> None:
     for arguments, code in ((["token", "--scope", "no:such"], "invalid_scope"), (["agents", "list", "--limit", "1000"], "VALIDATION_ERROR")):
         result = run(*arguments, env=server.env)

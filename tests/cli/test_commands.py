@@ -5,17 +5,14 @@ import shutil
 import sqlite3
 import stat
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.cli.conftest import Command
 
 from agentidp import __version__
-from agentidp.cli import main
 from agentidp.core.secrets import Sealer, new_master_key
-
-Command = Callable[..., tuple[int, str, str]]
+from agentidp.db.migrate import HEAD
 
 COMMANDS = [
     "serve",
@@ -26,43 +23,9 @@ COMMANDS = [
     "completion",
     "worker",
     *(f"agents {name}" for name in ("list", "create")),
-    *(f"keys {name}" for name in ("list", "rotate", "retire", "master")),
-    *(f"db {name}" for name in ("upgrade", "check", "backup")),
+    *(f"keys {name}" for name in ("list", "rotate", "retire", "master", "rotate-master")),
+    *(f"db {name}" for name in ("upgrade", "check", "backup", "restore", "after-restore", "copy")),
 ]
-
-
-@pytest.fixture
-def agentidp(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs a command line. Returns exit code, standard output, standard error."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code: Any = 0
-        try:
-            main(list(arguments))
-        except SystemExit as left:
-            code = left.code or 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run
-
-
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data folder that the settings name, on SQLite."""
-    monkeypatch.setenv("AGENTIDP_DATA_DIR", str(tmp_path / "data"))
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def instance(data: Path, database_url: str, agentidp: Command, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """An instance that `init` has set up, on each engine."""
-    monkeypatch.setenv("AGENTIDP_DATABASE_URL", database_url)
-    code, out, err = agentidp("init", "--json")
-    assert (code, err) == (0, "")
-    document: dict[str, str] = json.loads(out)
-    return document
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -175,8 +138,8 @@ def test_looking_at_an_instance_that_is_not_there_does_not_make_one(arguments: l
 
 
 def test_db_upgrade_creates_and_then_has_nothing_to_do(data: Path, agentidp: Command) -> None:
-    assert agentidp("db", "upgrade")[:2] == (0, "created: revision 0001\n")
-    assert agentidp("db", "upgrade")[:2] == (0, "current: revision 0001\n")
+    assert agentidp("db", "upgrade")[:2] == (0, f"created: revision {HEAD}\n")
+    assert agentidp("db", "upgrade")[:2] == (0, f"current: revision {HEAD}\n")
     assert stat.S_IMODE((data / "agentidp.db").stat().st_mode) == 0o600
 
 
@@ -200,13 +163,6 @@ def test_db_check_finds_a_wrong_revision(instance: dict[str, str], agentidp: Com
     code, _, err = agentidp("db", "check")
     assert code == 1
     assert "agentidp db upgrade" in err
-
-
-@pytest.fixture
-def file(data: Path, agentidp: Command) -> Path:
-    """The SQLite file of a fresh instance that nobody has open."""
-    assert agentidp("init")[0] == 0
-    return data / "agentidp.db"
 
 
 def test_db_check_finds_a_damaged_page(file: Path, agentidp: Command) -> None:

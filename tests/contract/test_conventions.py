@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi.routing import APIRoute
+from tests.samples import sample_body
 from tests.serving import RunningServer
 from tests.tenants import Tenant, registration
 
@@ -92,8 +93,10 @@ def test_a_missing_scope_is_named(server: RunningServer, tenant: Tenant, route: 
     needed = extra["x-scope"] if extra["x-scope"] != "any token" else extra["x-scope-otherwise"]
     held = "tokens:read" if needed != "tokens:read" else "openid"
     with tenant.agent(held).client(held) as client:
-        path = re.sub(r"\{agentId\}", tenant.admin.agent_id, route.path)
-        response = client.request(methods_of(route)[0], re.sub(r"\{[^}]+\}", UNKNOWN_ID, path))
+        path = route.path.replace("{agentId}", tenant.admin.agent_id).replace("{orgId}", tenant.organization_id)
+        method = methods_of(route)[0]
+        body = {"json": sample_body(server.check.document, method, route.path)} if route.body_field else {}
+        response = client.request(method, re.sub(r"\{[^}]+\}", UNKNOWN_ID, path), **body)
     assert response.status_code == 403
     assert is_api_error(response, "FORBIDDEN")
     assert response.headers["www-authenticate"].startswith(f'Bearer error="insufficient_scope", scope="{needed}"')

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from schemathesis.engine import events, from_schema
 from schemathesis.hooks import unregister
 from tests.serving import RunningServer
-from tests.tenants import Tenant, TestAgent
+from tests.tenants import Tenant, TestAgent, make_administrator, make_tenant
 
 from agentidp.app import ROUTES
 from agentidp.audit.queries import list_events
@@ -108,7 +108,13 @@ def is_sayable(case: Any) -> bool:
 def prepare(tenant: Tenant, caller: TestAgent, seen_emails: set[str], case: Any) -> None:
     """Something real to work on: throw-away agents and credentials, an event, an email that is still free, the client's own secret."""
     path, body = case.path_parameters, case.body if isinstance(case.body, dict) else {}
-    if "agentId" in path:
+    if "orgId" in path:  # never the caller's own, which it could suspend
+        victims = make_tenant(tenant.server)
+        path["orgId"] = victims.organization_id
+        if "agentId" in path:
+            make_administrator(victims.admin)
+            path["agentId"] = victims.admin.agent_id
+    elif "agentId" in path:
         victim = tenant.agent()
         path["agentId"] = victim.agent_id
         if "credentialId" in path:

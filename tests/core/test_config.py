@@ -21,6 +21,7 @@ EVERY_SETTING: list[tuple[str, str, str, Any]] = [
     ("database_url", "sqlite:///x.db", '"sqlite:///x.db"', SecretStr("sqlite:///x.db")),
     ("issuer", "http://id.test:8080", '"http://id.test:8080"', "http://id.test:8080"),
     ("master_key", KEY, f'"{KEY}"', SecretStr(KEY)),
+    ("master_key_previous", KEY, f'"{KEY}"', SecretStr(KEY)),
     ("environment", "development", '"development"', "development"),
     ("host", "::1", '"::1"', "::1"),
     ("port", "8080", "8080", 8080),
@@ -31,6 +32,14 @@ EVERY_SETTING: list[tuple[str, str, str, Any]] = [
     ("tokens.rotation_days", "0", "0", 0),
     ("tokens.default_audience", "https://api.example.com", '"https://api.example.com"', "https://api.example.com"),
     ("cors.origins", '["https://app.example.com"]', '["https://app.example.com"]', ("https://app.example.com",)),
+    ("vault.address", "https://vault.test:8200", '"https://vault.test:8200"', "https://vault.test:8200"),
+    ("vault.token", "s.token", '"s.token"', SecretStr("s.token")),
+    ("vault.token_file", "/run/vault/token", '"/run/vault/token"', Path("/run/vault/token")),
+    ("vault.key", "idp", '"idp"', "idp"),
+    ("vault.mount", "kms/transit", '"kms/transit"', "kms/transit"),
+    ("vault.namespace", "team-a/idp", '"team-a/idp"', "team-a/idp"),
+    ("vault.ca_file", "/etc/ca.pem", '"/etc/ca.pem"', Path("/etc/ca.pem")),
+    ("vault.retiring", "true", "true", True),
 ]
 NAMES = [row[0] for row in EVERY_SETTING]
 
@@ -190,6 +199,31 @@ def test_production_refuses_what_is_right_only_on_a_laptop(change: dict[str, str
             monkeypatch.delenv(name)
         else:
             monkeypatch.setenv(name, value)
+    assert named in refusal()
+
+
+def test_in_production_vault_stands_in_for_a_master_key_unless_it_retires(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_all(monkeypatch, PRODUCTION | {"AGENTIDP_VAULT__ADDRESS": "https://vault.test"})
+    monkeypatch.delenv("AGENTIDP_MASTER_KEY")
+    assert load().is_vault_current
+    monkeypatch.setenv("AGENTIDP_VAULT__RETIRING", "true")
+    assert "master_key: must be set in production" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "named"),
+    [
+        ("ADDRESS", "http://vault.internal:8200", "vault.address: must be https"),
+        ("ADDRESS", "https://vault.internal/v1", "vault.address: must be scheme://host"),
+        ("KEY", "../sys/seal", "vault.key"),
+        ("KEY", "a/b", "vault.key"),
+        ("MOUNT", "transit/../sys", "vault.mount"),
+        ("MOUNT", "/transit", "vault.mount"),
+        ("NAMESPACE", "a\nX-Other: b", "vault.namespace"),
+    ],
+)
+def test_what_would_lead_past_the_transit_key_is_refused(name: str, value: str, named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"AGENTIDP_VAULT__{name}", value)
     assert named in refusal()
 
 

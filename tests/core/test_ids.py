@@ -6,14 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from agentidp.core import limits
 from agentidp.core.clock import system_clock
-from agentidp.core.ids import UUID_PATTERN, is_id, new_id
+from agentidp.core.ids import UUID_PATTERN, first_id, is_id, new_id
 
 FAR = system_clock() + 10**9  # ahead of every other test, so that the time part is the one that is asked for
 
 
 def test_has_the_form_of_a_version_7_uuid_with_the_time_in_front() -> None:
-    now = max(FAR, _time_of(new_id(0)) + 1)
+    now = FAR * 2
     text = new_id(now)
     parsed = uuid.UUID(text)
     assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
@@ -30,10 +31,25 @@ def test_ids_of_one_millisecond_are_in_order_even_beyond_the_counter() -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_ids_stay_in_order_when_the_clock_steps_back() -> None:
-    first = new_id(FAR * 2)
-    later = [new_id(now) for now in (FAR, 0, FAR * 2 - 1)]
+def test_ids_stay_in_order_when_the_clock_steps_back_a_little() -> None:
+    first = new_id(FAR * 3)
+    later = [new_id(FAR * 3 - back) for back in (1, limits.ID_LEAD_MS_MAX - 1, 60_000)]
     assert [first, *later] == sorted([first, *later])
+
+
+def test_ids_keep_to_the_clock_when_it_steps_back_far() -> None:
+    new_id(FAR * 4)
+    now = FAR * 4 - limits.ID_LEAD_MS_MAX - 1
+    later = [new_id(now) for _ in range(100)]
+    assert {_time_of(text) for text in later} == {now}
+    assert later == sorted(set(later))
+
+
+def test_the_first_id_of_an_instant_is_below_every_other() -> None:
+    now = FAR * 5
+    assert new_id(now - 1) < first_id(now) <= new_id(now) < first_id(now + 1)
+    assert is_id(first_id(0))
+    assert first_id(limits.TIMESTAMP_MS_MAX) < first_id(limits.TIMESTAMP_MS_MAX + 1)
 
 
 def test_ids_are_in_order_within_each_thread_and_unique_across_threads() -> None:

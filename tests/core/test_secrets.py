@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentidp.core.errors import WrongSettings
-from agentidp.core.secrets import ALPHABET, Sealer, base62, keyed_hash, new_master_key, random_base62
+from agentidp.core.secrets import ALPHABET, Sealer, base62, key_id_of, keyed_hash, new_master_key, random_base62
 
 PLACE = ("signing_keys", "sealed_private_key", "row 1")
 SEALER = Sealer(new_master_key())
@@ -68,13 +68,35 @@ def test_what_was_never_sealed_does_not_open(sealed: str) -> None:
         SEALER.unseal(sealed.replace("{key}", SEALER.key_id), *PLACE)
 
 
-def test_another_master_key_does_not_open_it_and_says_which_would() -> None:
+def test_another_key_does_not_open_it_and_says_which_would() -> None:
     other = Sealer(new_master_key())
     sealed = SEALER.seal(b"value", *PLACE)
-    with pytest.raises(WrongSettings, match=f"sealed under master key {SEALER.key_id}, this one is {other.key_id}"):
+    with pytest.raises(WrongSettings, match=f"is under key {SEALER.key_id}; known are {other.key_id}"):
         other.unseal(sealed, *PLACE)
     with pytest.raises(WrongSettings, match="was changed or moved"):  # the key id is only a name
         other.unseal(sealed.replace(SEALER.key_id, other.key_id), *PLACE)
+
+
+def test_opens_what_any_of_its_keys_sealed_and_seals_under_the_first_until_told_otherwise() -> None:
+    first, second, third = (new_master_key() for _ in range(3))
+    sealer = Sealer(first, second)
+    assert sealer.unseal(Sealer(second).seal(b"old", *PLACE), *PLACE) == b"old"
+    assert sealer.seal(b"new", *PLACE).startswith(f"v1.{key_id_of(first)}.")
+    assert (sealer.has(key_id_of(second)), sealer.has(key_id_of(third))) == (True, False)
+    sealer.add(third)
+    assert sealer.seal(b"new", *PLACE).startswith(f"v1.{key_id_of(first)}.")
+    sealer.key_id = key_id_of(third)
+    sealed = sealer.seal(b"newest", *PLACE)
+    assert Sealer(third).unseal(sealed, *PLACE) == sealer.unseal(sealed, *PLACE) == b"newest"
+    with pytest.raises(WrongSettings):
+        Sealer(first, second).unseal(sealed, *PLACE)
+
+
+def test_a_value_does_not_open_under_another_of_its_keys() -> None:
+    first, second = new_master_key(), new_master_key()
+    sealed = Sealer(first).seal(b"value", *PLACE).replace(key_id_of(first), key_id_of(second))
+    with pytest.raises(WrongSettings, match="was changed or moved"):
+        Sealer(first, second).unseal(sealed, *PLACE)
 
 
 def test_the_key_id_tells_nothing_but_which_key() -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from agentidp.core.caller import Caller
+from agentidp.core.caller import SYSTEM
 from agentidp.core.clock import Clock, system_clock
 from agentidp.db.engine import open_database
 from agentidp.db.migrate import in_transaction, upgrade
@@ -17,7 +17,7 @@ from agentidp.db.unit import Database, Tx
 from agentidp.ledger.writers import LedgerWriters
 
 T = TypeVar("T")
-NOBODY = Caller("")
+NOBODY = SYSTEM  # no tenant's
 
 
 @dataclass

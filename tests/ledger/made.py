@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from agentidp.agents.actions import register_agent
 from agentidp.agents.rules import NewAgent
 from agentidp.auth.scopes import SCOPES
-from agentidp.core.caller import Caller
+from agentidp.core.caller import SYSTEM, Caller
 from agentidp.credentials.actions import generate_credential
 from agentidp.db.schema import credential_secrets
 from agentidp.db.unit import Database, Tx
@@ -16,7 +16,7 @@ from agentidp.ledger.entries import Snapshot
 from agentidp.ledger.snapshots import read_snapshot
 from agentidp.organizations.actions import create_organization
 
-NOBODY = Caller("")
+NOBODY = SYSTEM  # no tenant's
 SECRET_KEY = b"k" * 32
 
 

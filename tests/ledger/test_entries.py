@@ -35,9 +35,16 @@ def test_a_revoked_token_or_a_withdrawn_key_is_dead(revoked: str, withdrawn: str
     assert entry.verdict is verdict
 
 
+@pytest.mark.parametrize(("issued_at", "verdict"), [(4999, DEAD), (5000, RECORDED), (5001, RECORDED)])
+def test_a_token_from_before_the_floor_is_dead(issued_at: int, verdict: Verdict) -> None:
+    entry = Entry(SNAPSHOT, token_id="t", token_issued_at=issued_at)
+    judge([entry], replace(facts(), tokens_not_before=5000))
+    assert entry.verdict is verdict
+
+
 def test_an_entry_about_no_token_is_not_dead() -> None:
     entry = Entry(SNAPSHOT)
-    judge([entry], facts(revoked="t", withdrawn="k"))
+    judge([entry], replace(facts(revoked="t", withdrawn="k"), tokens_not_before=5000))
     assert entry.verdict is RECORDED
 
 

@@ -11,10 +11,11 @@ from tests.db.opened import Turned, with_database
 from tests.ledger.made import Known, make_known
 from tests.ledger.test_entries import DEAD, OVER, RECORDED, STALE
 
-from agentidp.core.caller import Caller, Origin
+from agentidp.bootstrap import raise_token_floor
+from agentidp.core.caller import SYSTEM, Caller, Origin
 from agentidp.core.errors import Conflict
 from agentidp.core.ids import new_id
-from agentidp.db.schema import audit_events, credential_uses, organizations, revoked_tokens, usage_counters
+from agentidp.db.schema import audit_events, credential_uses, instance, organizations, revoked_tokens, usage_counters
 from agentidp.db.unit import Database, Tx
 from agentidp.ledger.entries import DAY_MS, Entry, Event, Verdict
 
@@ -88,6 +89,32 @@ def test_what_is_refused_leaves_nothing_and_the_rest_stands(database_url: str) -
             issued = [row for row in await database.read(rows, one.caller, audit_events, one) if row["action"] == "token.issued"]
             assert len(issued) == 1
             assert (await database.read(counted, one.caller, one))[clock.now // DAY_MS, "tokensIssued"] == 1
+
+    with_database(database_url, work, clock=clock)
+
+
+def test_a_raised_floor_is_seen_by_the_next_batch_and_never_lowered(database_url: str) -> None:
+    clock = Turned()
+
+    def be_set_up(tx: Tx) -> None:
+        tx.insert_new(instance, singleton=1, operator_organization_id=tx.caller.organization_id, created_at=tx.now)
+
+    async def work(database: Database) -> None:
+        known = await make_known(database)
+        owner = replace(SYSTEM, organization_id=known.organization_id)
+
+        async def verdicts(*issued_at: int) -> list[Verdict]:
+            batch = [entry(known, clock.now, meter="apiCalls", token_id=new_id(clock.now), token_issued_at=instant) for instant in issued_at]
+            return await write_together(database, batch)
+
+        assert await verdicts(0) == [RECORDED]
+        await database.write(be_set_up, owner)
+        assert await verdicts(0) == [RECORDED]
+        for floor in (5000, 3000):
+            await database.write(lambda tx, floor=floor: raise_token_floor(tx, floor, newest_event_at=None), owner)
+            assert await verdicts(4999, 5000) == [DEAD, RECORDED]
+        issuing = entry(known, clock.now)
+        assert await write_together(database, [issuing, entry(known, clock.now, token_id=new_id(clock.now))]) == [RECORDED, DEAD]
 
     with_database(database_url, work, clock=clock)
 

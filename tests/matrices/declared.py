@@ -7,6 +7,7 @@ from typing import Any
 
 from agentidp.app import ROUTES, methods_of
 from agentidp.auth.guard import ANY_TOKEN, PUBLIC
+from agentidp.core.caller import OPERATOR_SCOPE
 
 CLIENT = "client"
 
@@ -58,6 +59,8 @@ def _operations() -> tuple[Operation, ...]:
 
 
 OPERATIONS = _operations()
-GUARDED = tuple(one for one in OPERATIONS if one.scope not in {PUBLIC, CLIENT})
+_BEARER = tuple(one for one in OPERATIONS if one.scope not in {PUBLIC, CLIENT})
+OF_THE_OPERATOR = tuple(one for one in _BEARER if one.needed == OPERATOR_SCOPE)  # these may cross tenants
+GUARDED = tuple(one for one in _BEARER if one not in OF_THE_OPERATOR)
 WITH_CLIENT = tuple(one for one in OPERATIONS if one.scope == CLIENT)
 OPEN = tuple(one for one in OPERATIONS if one.scope == PUBLIC)

@@ -15,12 +15,15 @@ import sqlalchemy as sa
 from tests.serving import RunningServer
 from tests.tenants import Tenant, TestAgent, make_tenant, registration
 
+from agentidp.agents.actions import update_agent
 from agentidp.auth.keys import retire_key, rotate_keys
 from agentidp.auth.scopes import SCOPES
-from agentidp.core.caller import Caller
+from agentidp.core.caller import OPERATOR_SCOPE, Caller
 from agentidp.core.clock import to_rfc3339
-from agentidp.db.schema import organizations, signing_keys
+from agentidp.db.schema import signing_keys
 from agentidp.db.unit import Tx
+from agentidp.organizations.actions import delete_organization, update_organization
+from agentidp.organizations.rules import OrganizationDeleted
 
 LIFETIME = 3600
 
@@ -121,16 +124,38 @@ def credential_revoked(case: Case) -> None:
     case.admin("DELETE", case.credential_path)
 
 
+def as_operator(case: Case, action: Callable[..., Any], *args: Any) -> None:
+    case.server.write(action, Caller(case.tenant.organization_id, scopes=frozenset({OPERATOR_SCOPE})), *args)
+
+
 def organization_suspended(case: Case) -> None:
-    case.server.write(_suspend_organization, case.tenant.admin.caller)
+    as_operator(case, update_organization, {"status": "suspended"})
 
 
-def _suspend_organization(tx: Tx) -> None:
-    tx.run(
-        sa.update(organizations)
-        .where(organizations.c.organization_id == tx.caller.organization_id)
-        .values(status="suspended", revision=organizations.c.revision + 1)
-    )
+def organization_reactivated(case: Case) -> None:
+    organization_suspended(case)
+    tried(case)  # whatever was cached while it was suspended is not in the way
+    as_operator(case, update_organization, {"status": "active"})
+
+
+def token_expired_in_a_suspended_organization(case: Case) -> None:
+    organization_suspended(case)
+    case.later(LIFETIME + 1)
+    as_operator(case, update_organization, {"status": "active"})
+
+
+def organization_deleted(case: Case) -> None:
+    for agent in case.admin("GET", "/api/v1/agents", params={"limit": 100}).json()["data"]:
+        as_operator(case, update_agent, agent["agentId"], {"status": "suspended"})
+    as_operator(case, delete_organization)
+    with pytest.raises(OrganizationDeleted):
+        as_operator(case, update_organization, {"status": "active"})
+
+
+def agent_back_in_a_deleted_organization(case: Case) -> None:
+    """Even if somebody could reactivate the agent: the organization stays dead."""
+    organization_deleted(case)
+    as_operator(case, update_agent, case.agent.agent_id, {"status": "active"})
 
 
 OK, DEAD = (200, None), (401, "UNAUTHORIZED")
@@ -163,6 +188,10 @@ STATES: dict[Callable[[Case], None], Answers] = {
     credential_expired: Answers(INVALID_CLIENT, token_lives=False),
     credential_revoked: Answers(INVALID_CLIENT, token_lives=False),
     organization_suspended: Answers(NOT_ACTIVE, token_lives=False, generate=DEAD, asking=DEAD_BEARER),
+    organization_reactivated: Answers(OK, token_lives=True),
+    token_expired_in_a_suspended_organization: Answers(OK, token_lives=False),
+    organization_deleted: Answers(NOT_ACTIVE, token_lives=False, generate=DEAD, asking=DEAD_BEARER),
+    agent_back_in_a_deleted_organization: Answers(NOT_ACTIVE, token_lives=False, generate=DEAD, asking=DEAD_BEARER),
 }
 
 
@@ -272,7 +301,7 @@ def test_retired_key(own_server: RunningServer) -> None:
     operators = make_tenant(own_server)
     operators = Tenant(own_server, operators.organization_id, operators.agent(*SCOPES))
     agent = operators.agent(*SCOPES)
-    operator = Caller(own_server.instance.operator_organization_id)
+    operator = Caller(own_server.instance.operator_organization_id, is_system=True)
     with contextlib.ExitStack() as stack:
         case = Case(own_server, operators, agent, "", agent.token(" ".join(SCOPES)), stack)
         own_server.write(rotate_keys, operator, own_server.instance.sealer, "ES256", lifetime_seconds=LIFETIME, at_once=True)

@@ -5,7 +5,7 @@ The expected answers are derived from what each route declares (`declared`); an 
 
 import httpx2
 import pytest
-from tests.matrices.declared import GUARDED, OPEN, OPERATIONS, WITH_CLIENT, Operation
+from tests.matrices.declared import GUARDED, OF_THE_OPERATOR, OPEN, OPERATIONS, WITH_CLIENT, Operation
 from tests.matrices.world import World, unknown_target
 from tests.serving import RunningServer
 
@@ -187,8 +187,8 @@ def test_oauth_operation_by_bearer(world: World, operation: Operation, caller: s
 
 
 def test_every_operation_is_in_one_matrix() -> None:
-    """Whatever is served is guarded, public or an OAuth endpoint, and says what its path parameters mean."""
-    assert sorted(map(str, (*GUARDED, *OPEN, *WITH_CLIENT))) == sorted(map(str, OPERATIONS))
+    """Whatever is served is guarded, public, an OAuth endpoint or in `test_organizations`, and says what its path parameters mean."""
+    assert sorted(map(str, (*GUARDED, *OF_THE_OPERATOR, *OPEN, *WITH_CLIENT))) == sorted(map(str, OPERATIONS))
     assert {str(one) for one in WITH_CLIENT} == {"POST /api/v1/token", "POST /api/v1/token/introspect", "POST /api/v1/token/revoke"}
     for operation in GUARDED:
         assert {401, 403} <= operation.codes.keys(), operation

@@ -6,12 +6,13 @@ from typing import Any
 
 import httpx2
 import sqlalchemy as sa
+from tests import samples
 from tests.matrices.declared import Operation
 from tests.serving import RunningServer
-from tests.tenants import ALL_SCOPES, Tenant, TestAgent, make_tenant, registration
+from tests.tenants import ALL_SCOPES, Tenant, TestAgent, make_administrator, make_tenant, registration
 
 from agentidp.agents.actions import update_agent
-from agentidp.core.caller import Caller
+from agentidp.core.caller import SYSTEM, Caller
 from agentidp.db.schema import audit_events, credential_uses, credentials, metadata, usage_counters
 from agentidp.db.unit import Tx
 
@@ -35,6 +36,7 @@ class World:
             "stranger": self.away.agent(*ALL_SCOPES),
             "foreign administrator": self.away.admin,
         }
+        make_administrator(self.away.admin)
         for state in ("suspended", "decommissioned"):
             agent = self.actors[state] = self.home.agent(*ALL_SCOPES)
             for scope in sorted(ALL_SCOPES):
@@ -61,19 +63,27 @@ class World:
         return [row[0] for row in self.server.read(_all, agent.caller, query)]
 
     def snapshot(self, tenant: Tenant) -> Rows:
-        """Every row of the tenant in every table but the audit events, and how many rows the tables without tenant hold."""
-        return dict(self.server.read(_rows, Caller(tenant.organization_id)))
+        return snapshot(self.server, tenant.organization_id)
 
     def events(self, request_id: str) -> list[tuple[str, str, str]]:
-        """What a request left on record anywhere: organization, action, outcome."""
-        columns = (audit_events.c.organization_id, audit_events.c.action, audit_events.c.outcome)
-        return [tuple(row) for row in self.server.read(_all, Caller(""), sa.select(*columns).where(audit_events.c.request_id == request_id))]
+        return events(self.server, request_id)
 
     def request(self, operation: Operation, path: dict[str, str], token: str | None, **options: Any) -> httpx2.Response:
         headers = {"X-Request-Id": uuid.uuid4().hex} | ({"Authorization": f"Bearer {token}"} if token else {}) | options.pop("headers", {})
         body = {"json": sample_body(self.server, operation)} if operation.reads_body and "data" not in options else {}
         with self.server.client(headers=headers) as client:
             return client.request(operation.method, operation.path.format(**path), **body, **options)
+
+
+def snapshot(server: RunningServer, organization_id: str) -> Rows:
+    """Every row of the organization in every table but the audit events, and how many rows the tables without tenant hold."""
+    return dict(server.read(_rows, Caller(organization_id, is_system=True)))
+
+
+def events(server: RunningServer, request_id: str) -> list[tuple[str, str, str]]:
+    """What a request left on record anywhere: organization, action, outcome."""
+    columns = (audit_events.c.organization_id, audit_events.c.action, audit_events.c.outcome)
+    return [tuple(row) for row in server.read(_all, SYSTEM, sa.select(*columns).where(audit_events.c.request_id == request_id))]
 
 
 def unknown_target() -> dict[str, str]:
@@ -84,18 +94,7 @@ def sample_body(server: RunningServer, operation: Operation) -> Any:
     """A valid body, from the examples of the served document; `registration` where an example may be used only once."""
     if operation.path == "/api/v1/agents":
         return registration(scopes=[])
-    described = server.check.document["paths"][operation.path][operation.method.lower()]["requestBody"]
-    return _example(server.check.document, described["content"]["application/json"]["schema"])
-
-
-def _example(document: dict[str, Any], schema: dict[str, Any]) -> Any:
-    if reference := schema.get("$ref"):
-        return _example(document, document["components"]["schemas"][reference.rpartition("/")[2]])
-    for name in ("examples", "enum", "anyOf"):
-        if name in schema:
-            return _example(document, schema[name][0]) if name == "anyOf" else schema[name][0]
-    assert schema.get("type") == "object", f"the schema needs an example: {schema}"
-    return {name: _example(document, schema["properties"][name]) for name in schema.get("required", ())}
+    return samples.sample_body(server.check.document, operation.method, operation.path)
 
 
 def _all(tx: Tx, query: sa.Select[Any]) -> list[sa.Row[Any]]:

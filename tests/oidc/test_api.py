@@ -101,7 +101,7 @@ def test_key_set_holds_public_halves_only(server: RunningServer, tenant: Tenant)
 
 def test_a_rotation_is_seen_in_the_key_set(own_server: RunningServer) -> None:
     first = [key["kid"] for key in document(own_server, "jwks.json")["keys"]]
-    operator = Caller(own_server.instance.operator_organization_id)
+    operator = Caller(own_server.instance.operator_organization_id, is_system=True)
     current = own_server.write(rotate_keys, operator, own_server.instance.sealer, "ES256", lifetime_seconds=3600, at_once=True)
     own_server.await_(own_server.instance.keys.reload())
     second = [key["kid"] for key in document(own_server, "jwks.json")["keys"]]

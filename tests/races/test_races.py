@@ -1,6 +1,7 @@
 """What happens at once: on SQLite one process, on PostgreSQL two servers on one database. At a limit exactly one gets through."""
 
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 from tests.serving import RunningServer, settings_for
-from tests.tenants import Tenant, TestAgent, registration
+from tests.tenants import Tenant, TestAgent, make_administrator, operator_of, registration
 
 THREADS = 8
 
@@ -81,6 +82,66 @@ def test_the_last_free_credential_is_given_once(servers_of: list[RunningServer],
         answers = at_once(servers_of, 20, lambda client, _: client.post(path, headers=bearer(token)))
         assert Counter(answer.status_code for answer in answers) == {201: 1, 409: 19}
         assert client.get(path, params={"status": "active"}).json()["total"] == 10
+
+
+def test_the_last_free_place_is_given_once(servers_of: list[RunningServer], tenant: Tenant) -> None:
+    """TH27: 50 registrations at the limit minus one."""
+    token, bodies = tenant.admin.token(), [registration() for _ in range(50)]
+    with operator_of(tenant.server).client("admin:orgs") as operator:
+        assert operator.patch(f"/api/v1/organizations/{tenant.organization_id}", json={"maxAgents": 2}).status_code == 200
+    answers = at_once(servers_of, 50, lambda client, number: client.post("/api/v1/agents", json=bodies[number], headers=bearer(token)))
+    assert Counter(answer.status_code for answer in answers) == {201: 1, 403: 49}
+    refused = [answer.json() for answer in answers if answer.status_code == 403]
+    assert {body["code"] for body in refused} == {"TIER_LIMIT_EXCEEDED"}
+    assert {(body["details"]["limit"], body["details"]["used"]) for body in refused} == {(2, 2)}
+    with tenant.admin.client() as client:
+        assert client.get("/api/v1/agents").json()["total"] == 2
+
+
+def test_administrators_who_remove_each_other_leave_one(servers_of: list[RunningServer], tenant: Tenant) -> None:
+    second = tenant.agent()
+    for admin in (tenant.admin, second):
+        make_administrator(admin)
+    members, pair = f"/api/v1/organizations/{tenant.organization_id}/members", [(tenant.admin, second), (second, tenant.admin)]
+    tokens = [who.token("openid") for who, _ in pair]
+    answers = at_once(servers_of, 2, lambda client, number: client.delete(f"{members}/{pair[number][1].agent_id}", headers=bearer(tokens[number])))
+    assert sorted(answer.status_code for answer in answers) == [204, 403]
+    with operator_of(tenant.server).client("admin:orgs") as operator:
+        assert operator.get(members).json()["total"] == 1
+
+
+def test_one_slug_is_given_once(servers_of: list[RunningServer], tenant: Tenant) -> None:
+    token, body = operator_of(tenant.server).token("admin:orgs"), {"name": "Acme", "slug": f"s-{tenant.organization_id}"}
+    answers = at_once(servers_of, 20, lambda client, _: client.post("/api/v1/organizations", json=body, headers=bearer(token)))
+    assert Counter(answer.status_code for answer in answers) == {201: 1, 409: 19}
+    assert {answer.json()["code"] for answer in answers if answer.status_code == 409} == {"ORG_SLUG_TAKEN"}
+
+
+def test_an_agent_becomes_a_member_once(servers_of: list[RunningServer], tenant: Tenant) -> None:
+    make_administrator(tenant.admin)
+    members, token, body = (
+        f"/api/v1/organizations/{tenant.organization_id}/members",
+        tenant.admin.token(),
+        {"agentId": tenant.agent().agent_id, "role": "member"},
+    )
+    answers = at_once(servers_of, 20, lambda client, _: client.post(members, json=body, headers=bearer(token)))
+    assert Counter(answer.status_code for answer in answers) == {201: 1, 409: 19}
+
+
+def test_no_agent_is_registered_in_an_organization_that_was_deleted(servers_of: list[RunningServer], tenant: Tenant) -> None:
+    """The operator deletes an empty organization while its first administrator is being registered: one of them is refused."""
+    token = operator_of(tenant.server).token("admin:orgs agents:read")
+    for _ in range(5):
+        with tenant.server.client(headers=bearer(token)) as client:
+            body = {"name": "Acme", "slug": f"s-{uuid.uuid4().hex}"}
+            path = f"/api/v1/organizations/{client.post('/api/v1/organizations', json=body).json()['organizationId']}"
+
+        def send(client: httpx2.Client, number: int, path: str = path) -> httpx2.Response:
+            if number:
+                return client.post(f"{path}/administrators", json={"email": "first@acme.example"}, headers=bearer(token))
+            return client.delete(path, headers=bearer(token))
+
+        assert [answer.status_code for answer in at_once(servers_of, 2, send)] in ([204, 409], [409, 201])
 
 
 def test_parallel_first_tokens_are_all_issued(servers_of: list[RunningServer], tenant: Tenant) -> None:
@@ -156,12 +217,20 @@ def _decommission(client: httpx2.Client, agent: TestAgent, _: str) -> httpx2.Res
     return client.delete(f"/api/v1/agents/{agent.agent_id}")
 
 
+def _suspend_organization(_: httpx2.Client, agent: TestAgent, __: str) -> httpx2.Response:
+    with operator_of(agent.server).client("admin:orgs") as operator:
+        return operator.patch(f"/api/v1/organizations/{agent.organization_id}", json={"status": "suspended"})
+
+
 def _revoke_credential(client: httpx2.Client, agent: TestAgent, _: str) -> httpx2.Response:
     path = f"/api/v1/agents/{agent.agent_id}/credentials"
     return client.delete(f"{path}/{client.get(path).json()['data'][0]['credentialId']}")
 
 
-@pytest.mark.parametrize("stop", [_revoke_token, _revoke_tokens, _suspend, _decommission, _revoke_credential], ids=lambda stop: stop.__name__.strip("_"))
+STOPS = (_revoke_token, _revoke_tokens, _suspend, _decommission, _revoke_credential, _suspend_organization)
+
+
+@pytest.mark.parametrize("stop", STOPS, ids=lambda stop: stop.__name__.strip("_"))
 def test_nothing_succeeds_after_the_acknowledgement(servers_of: list[RunningServer], tenant: Tenant, stop: Callable[..., httpx2.Response]) -> None:
     """Threads use the token on every server all the time; each request that starts after the acknowledgement is refused."""
     agent = tenant.agent("agents:read", "openid")
@@ -191,7 +260,7 @@ def test_nothing_succeeds_after_the_acknowledgement(servers_of: list[RunningServ
     assert {status for (is_late, status) in seen if not is_late} <= {200, 401}
 
 
-@pytest.mark.parametrize("stop", [_suspend, _decommission, _revoke_credential], ids=lambda stop: stop.__name__.strip("_"))
+@pytest.mark.parametrize("stop", [_suspend, _decommission, _revoke_credential, _suspend_organization], ids=lambda stop: stop.__name__.strip("_"))
 def test_no_token_is_issued_after_the_acknowledgement(servers_of: list[RunningServer], tenant: Tenant, stop: Callable[..., httpx2.Response]) -> None:
     """And whatever was issued in the same moment is dead as well."""
     agent = tenant.agent("agents:read", "openid")

@@ -2,8 +2,8 @@
 
 import sqlalchemy as sa
 
-from agentidp.agents.queries import get_agent, lock_agent
-from agentidp.agents.rules import Agent, AgentAlreadyExists, NewAgent, changes
+from agentidp.agents.queries import count_agents, get_agent, lock_agent, lock_tier
+from agentidp.agents.rules import Agent, AgentAlreadyExists, NewAgent, OrganizationNotActive, changes, require_place
 from agentidp.auth.scopes import require_grantable, to_text
 from agentidp.core.errors import InvalidFields
 from agentidp.core.ids import new_id
@@ -12,13 +12,18 @@ from agentidp.db.unit import Tx
 
 
 def register_agent(tx: Tx, new: NewAgent) -> Agent:
-    """Raises AgentAlreadyExists, InvalidScopes (a scope that the caller does not hold), InvalidFields (expiry in the past)."""
+    """Raises AgentAlreadyExists, InvalidScopes (a scope that the caller does not hold), InvalidFields (expiry in the past), OverLimit, OrganizationNotActive."""
     require_grantable(new.scopes, tx.caller.scopes)
     _require_future(tx, new.expires_at)
+    tier = lock_tier(tx)
+    if tier is None or tier.status != "active":  # it was when the call came in
+        raise OrganizationNotActive
     agent_id = new_id(tx.now)
     taken = sa.select(agents.c.agent_id).where(agents.c.organization_id == tx.caller.organization_id, agents.c.email == new.email)
     if tx.one(taken):
         raise AgentAlreadyExists
+    if tier.max_agents is not None:
+        require_place(count_agents(tx, "active", "suspended"), tier.max_agents, tier.plan_tier)
     row = {
         "organization_id": tx.caller.organization_id,
         "agent_id": agent_id,

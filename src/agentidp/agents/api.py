@@ -1,6 +1,6 @@
 """/agents: the registry of an organization's agents."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 from pydantic import Field, StringConstraints
@@ -17,15 +17,18 @@ from agentidp.agents.rules import (
     AgentType,
     DeploymentEnv,
     NewAgent,
+    OrganizationNotActive,
 )
 from agentidp.auth.guard import GuardedRoute, read, write
 from agentidp.auth.instance import instance_of
 from agentidp.auth.scopes import DEFAULT_SCOPES, SCOPES, to_text
 from agentidp.core import limits
-from agentidp.core.errors import InvalidScopes
+from agentidp.core.errors import InvalidScopes, OverLimit
 from agentidp.core.operations import secured
 from agentidp.core.resources import (
+    ABSENT,
     UNIQUE_SCHEMA,
+    Email,
     Filter,
     InstantIn,
     InstantOut,
@@ -36,6 +39,7 @@ from agentidp.core.resources import (
     Resource,
     Unique,
     Uuid,
+    absent,
 )
 from agentidp.db.paging import page_request
 
@@ -46,10 +50,8 @@ _SEMVER = (
     r"(-(0|[1-9][0-9]*|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*)(\.(0|[1-9][0-9]*|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*))*)?"
     r"(\+[0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)*)?$"
 )
-_EMAIL = r"^[A-Za-z0-9_%+-]+(\.[A-Za-z0-9_%+-]+)*@([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?$"
 _CAPABILITY = r"^[a-z0-9_.-]+:([a-z0-9_.-]+|\*)$"
 
-Email = Annotated[str, StringConstraints(min_length=6, max_length=254, pattern=_EMAIL), Field(examples=["screener-001@acme.example"])]
 Version = Annotated[str, StringConstraints(max_length=64, pattern=_SEMVER), Field(description="Semantic Versioning 2.0", examples=["1.4.0"])]
 Capability = Annotated[str, StringConstraints(max_length=128, pattern=_CAPABILITY)]
 Capabilities = Annotated[
@@ -64,13 +66,6 @@ Scopes = Annotated[
 ]
 Description = Annotated[str, StringConstraints(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
 AgentPath = Annotated[str, Path(alias="agentId", description="The agent's id.", examples=["0198c5a2-7d1e-7c3a-9f00-5b1d2e3f4a5b"])]
-
-
-def _absent() -> Any:
-    return None
-
-
-_ABSENT: Any = Field(default_factory=_absent)  # optional without being nullable; `exclude_unset` tells it apart
 
 
 class AgentResource(Resource):
@@ -104,7 +99,7 @@ class AgentRegistration(RequestBody):
     capabilities: Capabilities
     owner: Line128 = Field(examples=["talent-team"])
     deployment_env: DeploymentEnv
-    name: Line128 = Field(default_factory=_absent, description="Default: the local part of the email.", examples=["Screener 1"])
+    name: Line128 = Field(default_factory=absent, description="Default: the local part of the email.", examples=["Screener 1"])
     description: Description = ""
     scopes: Scopes = Field(default_factory=lambda: sorted(DEFAULT_SCOPES), description=f"Default: {to_text(DEFAULT_SCOPES)}.")
     is_public: bool = False
@@ -114,17 +109,17 @@ class AgentRegistration(RequestBody):
 class AgentPatch(RequestBody):
     """A JSON merge patch (RFC 7396); only `expiresAt` may be null."""
 
-    name: Line128 = _ABSENT
-    description: Description = _ABSENT
-    agent_type: AgentType = _ABSENT
-    version: Version = _ABSENT
-    capabilities: Capabilities = _ABSENT
-    owner: Line128 = _ABSENT
-    deployment_env: DeploymentEnv = _ABSENT
-    scopes: Scopes = _ABSENT
-    is_public: bool = _ABSENT
-    status: AgentStatus = _ABSENT
-    expires_at: InstantIn | None = _ABSENT
+    name: Line128 = ABSENT
+    description: Description = ABSENT
+    agent_type: AgentType = ABSENT
+    version: Version = ABSENT
+    capabilities: Capabilities = ABSENT
+    owner: Line128 = ABSENT
+    deployment_env: DeploymentEnv = ABSENT
+    scopes: Scopes = ABSENT
+    is_public: bool = ABSENT
+    status: AgentStatus = ABSENT
+    expires_at: InstantIn | None = ABSENT
 
 
 class AgentListParameters(PageParameters):
@@ -138,7 +133,12 @@ class AgentListParameters(PageParameters):
     q: Filter | None = Field(None, description="Text to look for in name, email and description.")
 
 
-@router.post("", status_code=201, operation_id="registerAgent", **secured("agents:write", AgentAlreadyExists, InvalidScopes, body=True))
+@router.post(
+    "",
+    status_code=201,
+    operation_id="registerAgent",
+    **secured("agents:write", AgentAlreadyExists, OrganizationNotActive, InvalidScopes, OverLimit, body=True),
+)
 async def register(request: Request, body: AgentRegistration) -> AgentResource:
     """Register an agent. It can do nothing until it has a credential."""
     values = body.model_dump()

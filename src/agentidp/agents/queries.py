@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from agentidp.agents.rules import Agent, AgentFilter, AgentNotFound, is_active
 from agentidp.core.ids import is_id
 from agentidp.db.paging import PageRequest, RowPage, fetch_page
-from agentidp.db.schema import agents
+from agentidp.db.schema import agents, organizations
 from agentidp.db.unit import Tx
 
 
@@ -33,6 +33,23 @@ def list_agents(tx: Tx, wanted: AgentFilter, request: PageRequest) -> RowPage:
     if wanted.text is not None:
         query = query.where(sa.or_(*(column.icontains(wanted.text, autoescape=True) for column in (agents.c.name, agents.c.email, agents.c.description))))
     return fetch_page(tx, query, agents.c.agent_id, request)
+
+
+def count_agents(tx: Tx, *statuses: str) -> int:
+    """How many agents have one of these statuses, as the API shows them."""
+    counted = sa.or_(*(_has_status(status, tx.now) for status in statuses))
+    return tx.connection.scalar(sa.select(sa.func.count()).select_from(agents).where(agents.c.organization_id == tx.caller.organization_id, counted)) or 0
+
+
+def lock_tier(tx: Tx) -> sa.Row[Any] | None:
+    """Status, plan and limit of the organization, which cannot be changed until the unit of work ends.
+
+    Where agents are limited, registrations wait for each other, so that the last free place is given once; elsewhere they share the lock.
+    """
+    mine = organizations.c.organization_id == tx.caller.organization_id
+    limited = tx.connection.scalar(sa.select(organizations.c.max_agents.is_not(None)).where(mine))
+    query = sa.select(organizations.c.status, organizations.c.plan_tier, organizations.c.max_agents).where(mine)
+    return tx.one(query.with_for_update(key_share=True) if limited else query.with_for_update(read=True))
 
 
 def to_agent(row: sa.Row[Any], now: int) -> Agent:

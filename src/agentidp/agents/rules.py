@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from agentidp.core.errors import Conflict, NotFound
+from agentidp.core.errors import Conflict, NotFound, OverLimit
 
 AgentType = Literal["screener", "classifier", "orchestrator", "extractor", "summarizer", "router", "monitor", "custom"]
 DeploymentEnv = Literal["development", "staging", "production"]
@@ -28,6 +28,10 @@ class AgentAlreadyDecommissioned(Conflict):
 class AgentNotActive(Conflict):
     code = "AGENT_NOT_ACTIVE"
     title = "The agent is not active."
+
+
+class OrganizationNotActive(Conflict):
+    title = "The organization is not active."
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,12 @@ def changes(stored: dict[str, object], patch: dict[str, object]) -> Change:
     if isinstance(status, str):
         actions.append(_STATUS_ACTIONS[status])
     return Change(columns, tuple(actions), kills_tokens=status in {"suspended", "decommissioned"})
+
+
+def require_place(used: int, limit: int, tier: str) -> None:
+    """Raises OverLimit when the organization has as many agents as it may have."""
+    if used >= limit:
+        raise OverLimit(f"The organization may have {limit} agents; decommission one first.", details={"limit": limit, "used": used, "tier": tier})
 
 
 def is_active(status: str, expires_at: int | None, now: int) -> bool:

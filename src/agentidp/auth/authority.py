@@ -25,7 +25,7 @@ async def is_alive(
     def decide(snapshot: Snapshot | None) -> tuple[Entry, None]:
         if snapshot is None or not _in_force(snapshot, token, instance.clock()):
             raise TokenIsDead
-        entry = Entry(snapshot, meter, event, token_id=token.token_id, key_id=token.key_id)
+        entry = Entry(snapshot, meter, event, token_id=token.token_id, token_issued_at=token.issued_at * 1000, key_id=token.key_id)
         return entry, None
 
     try:

@@ -114,17 +114,31 @@ async def refuse(request: Request, problem: Problem, *, oauth: bool) -> Response
         headers = challenge(instance_of(request), 'error="insufficient_scope"', f'scope="{problem.scope}"')
     if problem.audit:
         try:
-            await write(request, _record, problem.audit)
+            await _record(request, problem.audit)
         except Problem as unavailable:
             return render(unavailable, oauth=oauth)
     return render(problem, oauth=oauth, headers=headers)
 
 
-def _record(tx: Tx, entries: Sequence[AuditEntry]) -> None:
-    """A token or a secret names the organization; where that is gone, the event goes on the caller's account."""
+async def _record(request: Request, entries: Sequence[AuditEntry]) -> None:
+    """A token or a secret names the organization, and only a caller of it may write there; where that is gone, the event goes on the caller's account."""
+    database, caller = instance_of(request).database, caller_of(request)
     for entry in entries:
-        known = tx.one(sa.select(organizations.c.organization_id).where(organizations.c.organization_id == entry.organization_id))
-        tx.entries.append(entry if known else replace(entry, organization_id=None))
+        named = replace(caller, organization_id=entry.organization_id) if entry.organization_id is not None else None
+        if named is None or not await database.write(_append_if_known, named, entry):
+            await database.write(_append, caller, replace(entry, organization_id=None))
+
+
+def _append(tx: Tx, entry: AuditEntry) -> None:
+    tx.entries.append(entry)
+
+
+def _append_if_known(tx: Tx, entry: AuditEntry) -> bool:
+    """Whether the caller's organization is there to take it."""
+    known = tx.one(sa.select(organizations.c.organization_id).where(organizations.c.organization_id == tx.caller.organization_id))
+    if known:
+        _append(tx, entry)
+    return known is not None
 
 
 def internal_error(request: Request, *, oauth: bool) -> Response:

@@ -1,6 +1,6 @@
 """What one running server is made of. `app` builds it once; requests carry it, so that no module holds a global."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
@@ -10,12 +10,14 @@ from agentidp.core.config import Settings
 from agentidp.core.metrics import Metrics
 from agentidp.core.secrets import Sealer
 from agentidp.db.unit import Database
+from agentidp.ledger.heads import AuditKey
 from agentidp.ledger.ledger import Ledger
+from agentidp.ledger.nudge import Nudge
 
 
 @dataclass(slots=True)
 class Instance:
-    """The parts that endpoints use. `secret_key` is the key of the HMAC under which client secrets are stored."""
+    """The parts that endpoints use. `secret_key` is the key of the HMAC under which client secrets are stored, `audit_key` signs checkpoints."""
 
     settings: Settings
     database: Database
@@ -26,6 +28,8 @@ class Instance:
     metrics: Metrics
     secret_key: bytes = b""
     operator_organization_id: str = ""
+    audit_key: AuditKey = field(default_factory=AuditKey)
+    nudge: Nudge = field(default_factory=Nudge)  # to the sealer
 
 
 def instance_of(request: Request) -> Instance:

@@ -5,8 +5,9 @@ copy of the key set has, too. Exactly one key is next and one is current, on any
 """
 
 import asyncio
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -17,14 +18,13 @@ import sqlalchemy as sa
 from agentidp.auth import jwk
 from agentidp.auth.jws import Algorithm, PrivateKey, PublicKey
 from agentidp.core import limits
-from agentidp.core.caller import Caller
+from agentidp.core.caller import SYSTEM
 from agentidp.core.clock import Clock
-from agentidp.core.errors import Conflict, NotFound
+from agentidp.core.errors import Conflict, NotFound, WrongSettings
 from agentidp.core.secrets import Sealer
 from agentidp.db.schema import signing_keys
 from agentidp.db.unit import Database, Tx
 
-_NOBODY = Caller(organization_id="")
 _DAY_MS = 24 * 3600 * 1000
 
 
@@ -43,11 +43,18 @@ class SigningKey:
     published_until: int | None
 
 
-class KeyStore:
-    """The keys as this process knows them; `reload` brings them up to date. Verification and signing read memory only."""
+async def _nothing() -> None:
+    """A sealer that nobody changes needs no refreshing."""
 
-    def __init__(self, database: Database, sealer: Sealer, clock: Clock) -> None:
-        self._database, self._sealer, self._clock = database, sealer, clock
+
+class KeyStore:
+    """The keys as this process knows them; `reload` brings them up to date. Verification and signing read memory only.
+
+    `refresh_sealer` is awaited before keys are opened: another process may have sealed them under a new data key.
+    """
+
+    def __init__(self, database: Database, sealer: Sealer, clock: Clock, refresh_sealer: Callable[[], Awaitable[None]] = _nothing) -> None:
+        self._database, self._sealer, self._clock, self._refresh_sealer = database, sealer, clock, refresh_sealer
         self._keys: dict[str, SigningKey] = {}
         self._reloaded_at = 0
         self._looking = asyncio.Lock()
@@ -57,7 +64,9 @@ class KeyStore:
         self.jwks_etag = ""
 
     async def reload(self) -> None:
-        keys = await self._database.read(list_keys, _NOBODY, self._sealer, known=self._keys)
+        """Raises WrongSettings when a new key is sealed under a data key that this process cannot open."""
+        await self._refresh_sealer()
+        keys = await self._database.read(list_keys, SYSTEM, self._sealer, known=self._keys)
         self._reloaded_at = self._clock()
         self._keys = {key.key_id: key for key in keys}
         self.current = next(key for key in keys if key.status == "current")
@@ -71,7 +80,8 @@ class KeyStore:
         if key is None:
             async with self._looking:
                 if abs(now - self._reloaded_at) >= limits.UNKNOWN_KEY_RELOAD_SECONDS * 1000:
-                    await self.reload()
+                    with contextlib.suppress(WrongSettings):  # housekeeping logs it; to the caller the key is unknown
+                        await self.reload()
             key = self._keys.get(key_id) if isinstance(key_id, str) else None
         if key is not None and key.published_until is not None and key.published_until <= now:
             return None

@@ -52,8 +52,9 @@ app.command(
     ),
 )
 app.command("agentidp.cli.agents:app", name="agents", help="List and register agents on a running server.")
-app.command("agentidp.cli.keys:app", name="keys", help="Signing keys: list, rotate, retire; make a master key.")
-app.command("agentidp.cli.db:app", name="db", help="Database: upgrade, check, backup.")
+app.command("agentidp.cli.orgs:app", name="orgs", help="Organizations of a running server, for its operator.")
+app.command("agentidp.cli.keys:app", name="keys", help="Signing keys: list, rotate, retire; the master key: make one, rotate.")
+app.command("agentidp.cli.db:app", name="db", help="Database: upgrade, check, backup, restore, copy.")
 app.command(
     "agentidp.cli.routes:routes",
     name="routes",

@@ -1,4 +1,4 @@
-"""`agentidp keys list|rotate|retire|master`"""
+"""`agentidp keys list|rotate|retire|master|rotate-master`"""
 
 import asyncio
 import json as json_module
@@ -7,8 +7,10 @@ from typing import Annotated, TypeVar
 
 from cyclopts import App, Parameter
 
+from agentidp.auth.data_keys import Held, list_held, master_keys_of_signing_keys, open_sealer, reseal, rewrap
 from agentidp.auth.instance import Instance
 from agentidp.auth.keys import list_keys, retire_key, rotate_keys
+from agentidp.auth.master_keys import begin_file_rotation, end_file_rotation, load_master_keys
 from agentidp.cli.db import require_file
 from agentidp.cli.settings import Config, Json
 from agentidp.core.caller import Caller
@@ -18,7 +20,7 @@ from agentidp.core.secrets import new_master_key
 from agentidp.db.engine import database_url
 from agentidp.start import start
 
-app = App(name="keys", help="Signing keys: list, rotate, retire; make a master key.")
+app = App(name="keys", help="Signing keys: list, rotate, retire; the master key: make one, rotate.")
 T = TypeVar("T")
 
 
@@ -29,7 +31,7 @@ def _with_instance(config: Config, work: Callable[[Instance, Caller], Awaitable[
     async def run() -> T:
         instance = (await start(settings)).instance
         try:
-            return await work(instance, Caller(instance.operator_organization_id))
+            return await work(instance, Caller(instance.operator_organization_id, is_system=True))
         finally:
             await instance.database.close()
 
@@ -46,6 +48,7 @@ def list_(*, config: Config = None, all: Annotated[bool, Parameter(negative="")]
     """
 
     async def work(instance: Instance, caller: Caller) -> list[dict[str, str | None]]:
+        master_keys = await instance.database.read(master_keys_of_signing_keys, caller)
         keys = await instance.database.read(list_keys, caller, instance.sealer, include_unpublished=all)
         return [
             {
@@ -54,6 +57,7 @@ def list_(*, config: Config = None, all: Annotated[bool, Parameter(negative="")]
                 "status": key.status,
                 "createdAt": to_rfc3339(key.created_at),
                 "publishedUntil": to_rfc3339(key.published_until) if key.published_until is not None else None,
+                "masterKey": master_keys[key.key_id],
             }
             for key in keys
         ]
@@ -64,7 +68,7 @@ def list_(*, config: Config = None, all: Annotated[bool, Parameter(negative="")]
         return
     for row in rows:
         until = f"  until {row['publishedUntil']}" if row["publishedUntil"] else ""
-        print(f"{row['keyId']}  {row['algorithm']:<8} {row['status']:<8} {row['createdAt']}{until}")
+        print(f"{row['keyId']}  {row['algorithm']:<8} {row['status']:<8} {row['createdAt']}  under {row['masterKey']}{until}")
 
 
 @app.command
@@ -116,3 +120,51 @@ def master() -> None:
         export AGENTIDP_MASTER_KEY=$(agentidp keys master)
     """
     print(new_master_key())
+
+
+@app.command
+def rotate_master(
+    *,
+    config: Config = None,
+    new_data_key: Annotated[bool, Parameter(negative="", help="Seal every value anew, under a new data key: when the old master key has leaked.")] = False,
+    status: Annotated[bool, Parameter(negative="", help="Only tell what is under which key.")] = False,
+    json: Json = False,
+) -> None:
+    """Bring everything under the master key that the settings name; may be interrupted and run again.
+
+    Before that, set AGENTIDP_MASTER_KEY to a fresh key and AGENTIDP_MASTER_KEY_PREVIOUS to the one before, or the AGENTIDP_VAULT__…
+    settings beside the old key, for every process. Where the master key is a file in the data folder, this makes the fresh one.
+    On SQLite, stop the server first.
+
+    For example:
+
+        agentidp keys rotate-master
+        agentidp keys rotate-master --status
+    """
+
+    async def work(instance: Instance, caller: Caller) -> tuple[str, list[Held], list[Held], int]:
+        settings, database = instance.settings, instance.database
+        resealed = 0
+        if not status:
+            begin_file_rotation(settings)
+        master_keys = load_master_keys(settings)
+        if not status:
+            await rewrap(database, master_keys, caller, new_data_key=new_data_key)
+            resealed = await reseal(database, await open_sealer(database, master_keys), caller)
+        held = await database.read(list_held, caller)
+        others = [row for row in held if not master_keys.current.holds(row.master_key)]
+        if not status and not others:
+            end_file_rotation(settings)
+        return master_keys.current.name, held, others, resealed
+
+    name, held, others, resealed = _with_instance(config, work)
+    if json:
+        rows = [{"column": row.column, "dataKey": row.data_key, "masterKey": row.master_key, "count": row.count} for row in held]
+        print(json_module.dumps({"masterKey": name, "done": not others, "resealed": resealed, "held": rows}))
+        return
+    for row in held if status else others:
+        print(f"{row.count:>6}  {row.column:<32} {row.master_key}" + (f", data key {row.data_key}" if row.data_key else ""))
+    if others:
+        print(f"Not everything is under {name}: keep the master key before it, and run this without --status.")
+        return
+    print(f"Everything is under {name}; no other master key is needed any more." + (f" Sealed anew: {resealed}." if resealed else ""))

@@ -19,7 +19,10 @@ class Origin(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A proven agent, or nobody (`agent_id` None). `scopes` are those of the presented token, not all that the agent may ask for."""
+    """A proven agent, or nobody (`agent_id` None). `scopes` are those of the presented token, not all that the agent may ask for.
+
+    A unit of work reaches the rows of the caller's organization only, on PostgreSQL by the database's own doing; see `SYSTEM`.
+    """
 
     organization_id: str
     agent_id: str | None = None
@@ -27,6 +30,11 @@ class Caller:
     credential_id: str | None = None
     token_id: str | None = None
     origin: Origin = field(default_factory=Origin)
+    is_system: bool = False
+
+
+# The instance itself, which looks across organizations: to find whose a secret is, and to keep house. `tests/architecture` lists who may.
+SYSTEM = Caller(organization_id="", is_system=True)
 
 
 @dataclass(frozen=True, slots=True)

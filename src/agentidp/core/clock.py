@@ -12,6 +12,7 @@ Clock = Callable[[], int]
 
 _DAY_MS = 24 * 3600 * 1000
 
+_MILLISECONDS = tuple(f".{number:03d}Z" for number in range(1000))
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])",
     re.ASCII,
@@ -31,7 +32,7 @@ def seconds_to_midnight(instant: int) -> int:
 def to_rfc3339(instant: int) -> str:
     """`2026-11-22T19:20:31.042Z`: UTC with milliseconds (RFC 3339 section 5.6)."""
     seconds, milliseconds = divmod(instant, 1000)
-    return f"{_to_the_second(seconds)}.{milliseconds:03d}Z"
+    return _to_the_second(seconds) + _MILLISECONDS[milliseconds]
 
 
 @functools.lru_cache(64)  # what happens in one second is written with the same text

@@ -24,6 +24,9 @@ DATABASE_FILE = "agentidp.db"
 
 Network = IPv4Network | IPv6Network
 
+_VAULT_NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
+_VAULT_PATH = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$"
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,6 +56,29 @@ class CorsSettings(_Section):
     origins: tuple[str, ...] = Field((), description="Allowed origins, exactly as browsers send them.", examples=['["https://app.example.com"]'])
 
 
+class VaultSettings(_Section):
+    """Where Vault or OpenBao wraps the data keys with a key of its Transit engine; off without an address."""
+
+    address: str | None = Field(
+        None, description="Where Vault or OpenBao is; its Transit engine then holds the master key.", examples=["https://vault.internal:8200"]
+    )
+    token: SecretStr | None = Field(None, description="Token that may `update` the key's `encrypt` and `decrypt` paths.")
+    token_file: Path | None = Field(None, description="File with that token, read anew each time it is needed.", examples=["/run/vault/token"])
+    key: str = Field("agentidp", pattern=_VAULT_NAME, max_length=64, description="Name of the Transit key.")
+    mount: str = Field("transit", pattern=_VAULT_PATH, max_length=64, description="Path of the Transit engine.")
+    namespace: str | None = Field(None, pattern=_VAULT_PATH, max_length=256, description="Namespace of the engine, where there are any.", examples=["team-a"])
+    ca_file: Path | None = Field(None, description="PEM file of the authority that Vault's certificate comes from; the system's authorities when absent.")
+    retiring: bool = Field(False, description="Vault only opens what it has wrapped, and the local master key wraps: for the way back from Vault.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.address is not None:
+            _require_origin(self.address, "vault.address")
+            if not self.address.startswith("https://") and urlsplit(self.address).hostname not in {"127.0.0.1", "::1", "localhost"}:
+                raise ValueError("vault.address: must be https, but on the machine itself")
+        return self
+
+
 class Settings(BaseSettings):
     """All settings. Every field has a default that is right for a laptop; `environment=production` refuses what is not right there."""
 
@@ -74,6 +100,9 @@ class Settings(BaseSettings):
         description="32 random bytes in base64url that seal every secret in the database; `agentidp keys master` prints a fresh one. "
         "A 0600 file in `data_dir` when absent (not in production).",
     )
+    master_key_previous: SecretStr | None = Field(
+        None, description="The master key before this one: only opens what is still under it, until `agentidp keys rotate-master` has run."
+    )
     environment: Literal["development", "production"] = Field(
         "development", description="`production` refuses an http issuer, a master key file and debug output."
     )
@@ -85,6 +114,7 @@ class Settings(BaseSettings):
     )
     tokens: TokenSettings = TokenSettings()
     cors: CorsSettings = CorsSettings()
+    vault: VaultSettings = VaultSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -99,7 +129,7 @@ class Settings(BaseSettings):
         if self.environment == "production":
             if not self.issuer.startswith("https://"):
                 raise ValueError("issuer: must be https in production")
-            if self.master_key is None:
+            if self.master_key is None and not self.is_vault_current:
                 raise ValueError("master_key: must be set in production; a generated key file is for development only")
             if self.log_level == "debug":
                 raise ValueError("log_level: debug is not allowed in production")
@@ -108,6 +138,11 @@ class Settings(BaseSettings):
     @property
     def default_audience(self) -> str:
         return self.tokens.default_audience or self.issuer
+
+    @property
+    def is_vault_current(self) -> bool:
+        """Whether Vault holds the master key, not this program."""
+        return self.vault.address is not None and not self.vault.retiring
 
     @classmethod
     def settings_customise_sources(

@@ -39,6 +39,7 @@ UNKNOWN_KEY_RELOAD_SECONDS: Final = 1  # at most one reload of the key table a s
 ACTIVE_CREDENTIALS_PER_AGENT_MAX: Final = 10  # api.md section 3
 ROTATION_OVERLAP_SECONDS_MAX: Final = 604_800  # a week
 CAPABILITIES_PER_AGENT_MAX: Final = 64
+ORGANIZATION_LIMIT_MAX: Final = 1_000_000_000  # agents, or tokens a day; beyond it leave the limit out
 PAGE_LIMIT_MAX: Final = 100
 PAGE_LIMIT_DEFAULT: Final = 20
 AUDIT_PAGE_LIMIT_MAX: Final = 200
@@ -48,6 +49,14 @@ SIGNING_KEYS_CACHED_MAX: Final = 64  # encoded token headers: a few keys, two ki
 VERIFIED_TOKENS_MAX: Final = 10_000  # tokens whose signature need not be checked again, about 2 KB each
 SNAPSHOTS_MAX: Final = 100_000  # cached credentials, about 700 bytes each
 LAST_USED_RESOLUTION_MS: Final = 60_000  # a credential's lastUsedAt is written at most once a minute
+ID_LEAD_MS_MAX: Final = 600_000  # ids stay in order when the clock is set back by less; their time is never further ahead of it
+AUDIT_ID_MARGIN_MS: Final = 900_000  # an event's id and its timestamp differ by less: the lead above, and what an entry waits for its commit
+AUDIT_LINKS_MAX: Final = 500  # sealed events read at once: a few milliseconds of a reader, half a megabyte
+AUDIT_RANGE_EDGE_MAX: Final = 1_000  # events at either end of a range of dates whose order is not taken for granted
+AUDIT_VERIFICATIONS_MAX: Final = 2  # at once in a process: each keeps a core busy; 503 above
+AUDIT_EXPORTS_MAX: Final = 8  # at once in a process, each at the pace of its reader; 503 above
+AUDIT_LINE_BYTES_MAX: Final = 1024 * 1024  # of an export; events have about 600
+STREAM_SECONDS_MAX: Final = 60  # a reader that does not take the next piece of a stream for so long is cut off
 TIMESTAMP_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the end of RFC 3339
 
 # Database -----------------------------------------------------------------------------------
@@ -56,6 +65,8 @@ WRITE_BATCH_MAX: Final = 512  # units handed to the writer at once; a commit tak
 READ_QUEUE_MAX: Final = 4096
 SQLITE_READERS: Final = 4  # reads are short; more threads only fight for the interpreter lock
 SQLITE_BUSY_MS: Final = 2_000  # another program (a backup, a shell) may hold the file this long
+BACKUP_STEP_PAGES: Final = 1_000  # 4 MB between two looks at how far a backup has come
+COPY_ROWS: Final = 1_000  # rows in memory while a database is copied to the other engine
 POSTGRES_POOL_SIZE: Final = 10
 POSTGRES_POOL_WAIT_SECONDS: Final = 5
 POSTGRES_CONNECT_SECONDS: Final = 5
@@ -65,5 +76,23 @@ UNIT_SECONDS_MAX: Final = 10  # a request waits this long for the database, then
 RETRY_AFTER_SECONDS: Final = 1  # what a 503 tells the client
 PROBE_INTERVAL_SECONDS: Final = 1.0  # health looks at the database this often
 PROBE_STALE_SECONDS: Final = 3.0  # and believes an answer for this long
+RESEAL_ROWS_MAX: Final = 100  # values sealed anew in one transaction: a few milliseconds of the write lock
 SWEEP_INTERVAL_SECONDS: Final = 60.0  # expired revocations and retired keys are removed this often
 SWEEP_ROWS_MAX: Final = 1_000  # rows one sweep deletes in one transaction
+
+# Chain --------------------------------------------------------------------------------------
+SEAL_PAUSE_SECONDS: Final = 0.02  # between a commit and the look for what it left unsealed: what arrives meanwhile is sealed with it
+SEAL_POLL_SECONDS: Final = 0.5  # the sealer looks this often unasked, for what other processes left
+SEAL_ROWS_MAX: Final = 256  # events sealed in one transaction: two or three milliseconds of the writer
+SEAL_LEASE_MS: Final = 250  # after its last event another process may take over a chain
+SEAL_LEASE_BELIEVED_MS: Final = 60_000  # a lease that ends later was taken by a clock that is wrong
+CHECKPOINT_INTERVAL_SECONDS: Final = 20.0  # heads that may need a new signature are looked for this often
+CHECKPOINT_FRESH_MS: Final = 35_000  # a chain's next checkpoint is signed when the last is older: together less than a minute
+CHECKPOINTS_SIGNED_MAX: Final = 10  # in one transaction: about 10 ms
+RETENTION_INTERVAL_SECONDS: Final = 600.0  # what is due to be forgotten is looked for this often
+RETENTION_ORGANIZATIONS: Final = 100  # looked at in one read
+
+# Vault --------------------------------------------------------------------------------------
+VAULT_SECONDS_MAX: Final = 10  # for one answer; a start waits for it
+VAULT_ANSWER_BYTES_MAX: Final = 64 * 1024  # an honest one has about 300
+VAULT_ERROR_CHARACTERS_MAX: Final = 200  # of its reasons that are shown

@@ -9,6 +9,7 @@ from agentidp.core.errors import (
     Forbidden,
     HeadersTooLarge,
     Invalid,
+    OverLimit,
     PayloadTooLarge,
     Problem,
     Unauthenticated,
@@ -75,4 +76,6 @@ def error_responses(errors: Sequence[type[Problem]], *, oauth: bool = False) -> 
             entry["headers"] = _CHALLENGE
         if error.status in {429, 503}:
             entry["headers"] = _RETRY
+    if OverLimit in errors:  # a plan's limit is no question of authority: its 403 has no challenge
+        del responses[403]["headers"]
     return responses

@@ -69,10 +69,19 @@ InstantIn = Annotated[int, BeforeValidator(_parse_instant), WithJsonSchema(_INST
 InstantOut = Annotated[int, PlainSerializer(to_rfc3339, return_type=str), WithJsonSchema(_INSTANT_SCHEMA)]
 
 # A line of text for people: at least one visible character, no control characters.
-_LINE = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$"
-Line128 = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_LINE)]
+LINE = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*$"
+Line128 = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=LINE)]
+_EMAIL = r"^[A-Za-z0-9_%+-]+(\.[A-Za-z0-9_%+-]+)*@([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]([A-Za-z0-9-]*[A-Za-z0-9])?$"
+Email = Annotated[str, StringConstraints(min_length=6, max_length=254, pattern=_EMAIL), Field(examples=["screener-001@acme.example"])]
 Filter = Annotated[str, StringConstraints(min_length=1, max_length=254, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Uuid = Annotated[str, StringConstraints(pattern=UUID_PATTERN), Field(json_schema_extra={"format": "uuid"})]
+
+
+def absent() -> Any:
+    return None
+
+
+ABSENT: Any = Field(default_factory=absent)  # optional without being nullable; `exclude_unset` tells it apart
 
 
 def _unique(values: list[Any]) -> list[Any]:

@@ -49,39 +49,59 @@ def _keyed(key: bytes) -> hmac.HMAC:
 
 
 def new_master_key() -> str:
-    """A fresh master key as it is written in settings: 32 bytes, base64url without padding."""
+    """A fresh key as it is written in settings: 32 bytes, base64url without padding."""
     return base64.urlsafe_b64encode(os.urandom(MASTER_KEY_BYTES)).decode().rstrip("=")
 
 
-class Sealer:
-    """Seals values under the master key. A sealed value reads `v1.<master key id>.<base64url of nonce and ciphertext>`.
+def key_id_of(key: str) -> str:
+    """Which key it is, 8 hexadecimal digits that tell nothing else. Raises WrongSettings when it is none."""
+    return hashlib.sha256(b"agentidp master key id" + _bytes_of(key)).hexdigest()[:8]
 
-    `place` (table, column, row id) is authenticated with the value, so that a sealed value copied to another row does not open.
+
+def _bytes_of(key: str) -> bytes:
+    try:
+        raw = base64.b64decode(key.strip() + "=" * (-len(key.strip()) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        raw = b""
+    if len(raw) != MASTER_KEY_BYTES or len(set(raw)) < 8:
+        raise WrongSettings("master_key: must be 32 random bytes in base64url; `agentidp keys master` prints a fresh one")
+    return raw
+
+
+class Sealer:
+    """Seals values under the key that `key_id` names and opens what any of its keys has sealed. Raises WrongSettings for what is no key.
+
+    A sealed value reads `v1.<key id>.<base64url of nonce and ciphertext>`. Its `place` (table, column, primary key) is authenticated
+    with it, so that a sealed value copied to another row does not open.
     """
 
-    def __init__(self, master_key: str) -> None:
-        try:
-            raw = base64.b64decode(master_key.strip() + "=" * (-len(master_key.strip()) % 4), altchars=b"-_", validate=True)
-        except ValueError:
-            raw = b""
-        if len(raw) != MASTER_KEY_BYTES or len(set(raw)) < 8:
-            raise WrongSettings("master_key: must be 32 random bytes in base64url; `agentidp keys master` prints a fresh one")
-        self._cipher = AESGCM(raw)
-        self.key_id = hashlib.sha256(b"agentidp master key id" + raw).hexdigest()[:8]
+    def __init__(self, key: str, *others: str) -> None:
+        self._ciphers: dict[str, AESGCM] = {}
+        for one in (key, *others):
+            self.add(one)
+        self.key_id = key_id_of(key)
+
+    def add(self, key: str) -> None:
+        """Open with this key, too."""
+        self._ciphers[key_id_of(key)] = AESGCM(_bytes_of(key))
+
+    def has(self, key_id: str) -> bool:
+        return key_id in self._ciphers
 
     def seal(self, value: bytes, *place: str) -> str:
-        nonce = os.urandom(_NONCE_BYTES)
-        box = nonce + self._cipher.encrypt(nonce, value, self._associated_data(place))
-        return f"v1.{self.key_id}.{base64.urlsafe_b64encode(box).decode()}"
+        nonce, key_id = os.urandom(_NONCE_BYTES), self.key_id
+        box = nonce + self._ciphers[key_id].encrypt(nonce, value, self._associated_data(place))
+        return f"v1.{key_id}.{base64.urlsafe_b64encode(box).decode()}"
 
     def unseal(self, sealed: str, *place: str) -> bytes:
-        """The value. Raises WrongSettings when it was sealed under another master key, at another place, or was changed."""
+        """The value. Raises WrongSettings when it was sealed under a key that is not here, at another place, or was changed."""
         match = _SEALED.fullmatch(sealed)
-        if match and match[1] != self.key_id:
-            raise WrongSettings(f"master_key: the database is sealed under master key {match[1]}, this one is {self.key_id}")
+        if match and match[1] not in self._ciphers:
+            raise WrongSettings(f"a sealed value at {'/'.join(place)} is under key {match[1]}; known are {', '.join(self._ciphers)}")
         try:
             raw = base64.urlsafe_b64decode(match[2] if match else "")
-            return self._cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], self._associated_data(place))
+            cipher = self._ciphers[match[1] if match else self.key_id]
+            return cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], self._associated_data(place))
         except (InvalidTag, ValueError) as error:
             raise WrongSettings(f"a sealed value at {'/'.join(place)} was changed or moved") from error
 

@@ -13,9 +13,10 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from agentidp.core.errors import Conflict, WrongSettings
+from agentidp.db import walls
 from agentidp.db.schema import metadata
 
-HEAD = "0001"
+HEAD = "0005"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _VERSIONS = sa.table("alembic_version", sa.column("version_num", sa.String))
 _LOCK = 0x4167_656E_7449_6450  # "AgentIdP": one migration at a time, for the length of its transaction
@@ -36,7 +37,7 @@ def upgrade(connection: sa.Connection) -> str:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     revision = revision_of(connection)
-    if revision == HEAD:
+    if revision == HEAD and not walls.missing(connection):
         return "current"
     if revision is None:
         metadata.create_all(connection)
@@ -44,9 +45,11 @@ def upgrade(connection: sa.Connection) -> str:
             "CREATE TABLE IF NOT EXISTS alembic_version (version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num))"
         )
         connection.execute(sa.insert(_VERSIONS).values(version_num=HEAD))
-        return "created"
-    run_alembic(connection, "upgrade", "head")
-    return "upgraded"
+    else:
+        walls.lower(connection)
+        run_alembic(connection, "upgrade", "head")
+    walls.build(connection)  # after every step of the schema, for every table that there is now
+    return "created" if revision is None else "upgraded"
 
 
 def run_alembic(connection: sa.Connection, command: str, *arguments: str) -> None:

@@ -12,9 +12,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from agentidp.core import limits
-from agentidp.core.caller import Caller
+from agentidp.core.caller import SYSTEM, Caller
 from agentidp.core.clock import Clock
 from agentidp.core.errors import OutcomeUnknown, Unavailable
+from agentidp.db import walls
 from agentidp.db.unit import Ledger, Observer, Tx, refusal, run_unit
 
 P = ParamSpec("P")
@@ -22,6 +23,25 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _AGAIN = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected: nothing was done
+
+
+class _Connection(asyncpg.Connection):
+    """Says whose a transaction is in the message that begins it, for which the driver has no place: no round trip of its own.
+
+    Each transaction needs an `identity` of its own; one without is the login role's, which sees nothing.
+    """
+
+    identity = ""
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109 - the driver's signature
+        if not query.startswith("BEGIN"):
+            return await super().execute(query, *args, timeout=timeout)
+        identity, self.identity = self.identity, ""
+        try:
+            return await super().execute(query + identity, timeout=timeout)
+        except asyncpg.PostgresError:
+            self.terminate()  # it has begun, but is nobody's
+            raise
 
 
 def connect(url: str, *, statement_ms: int = limits.POSTGRES_STATEMENT_MS) -> AsyncEngine:
@@ -34,6 +54,7 @@ def connect(url: str, *, statement_ms: int = limits.POSTGRES_STATEMENT_MS) -> As
         hide_parameters=True,  # they may be hashes and sealed values, and errors are logged
         pool_pre_ping=False,  # a round trip per unit; a broken connection is answered with a second attempt instead
         connect_args={
+            "connection_class": _Connection,
             "timeout": limits.POSTGRES_CONNECT_SECONDS,
             "server_settings": {
                 "application_name": "agentidp",
@@ -60,12 +81,14 @@ class PostgresDatabase:
 
     async def write(self, action: Callable[Concatenate[Tx, P], T], caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
         def unit(connection: sa.Connection) -> T:
+            _identify(connection, caller)
             return run_unit(Tx(connection, self._clock(), caller), self._ledger, lambda tx: action(tx, *args, **kwargs))
 
         return await self._attempt("write", unit)
 
     async def read(self, query: Callable[Concatenate[Tx, P], T], caller: Caller, /, *args: P.args, **kwargs: P.kwargs) -> T:
         def unit(connection: sa.Connection) -> T:
+            _identify(connection, caller)
             return query(Tx(connection, self._clock(), caller), *args, **kwargs)
 
         return await self._attempt("read", unit)
@@ -127,6 +150,7 @@ class PostgresDatabase:
         for attempt in range(limits.WRITE_ATTEMPTS_MAX):
             try:
                 driver = await self._ledger_driver()
+                driver.identity = walls.identity(SYSTEM)
                 transaction = driver.transaction()
                 await transaction.start()
                 await self._ledger.write_postgres(driver, self._clock(), entries)
@@ -191,6 +215,13 @@ class PostgresDatabase:
                     raise
                 await asyncio.sleep(0.005 * 2**attempt)
         raise AssertionError("the loop returns or raises")
+
+
+def _identify(connection: sa.Connection, caller: Caller) -> None:
+    """Before the first statement of a transaction."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, _Connection)
+    driver.identity = walls.identity(caller)
 
 
 def _refuse(batch: Sequence[tuple[Any, asyncio.Future[None]]], kind: type[Unavailable], error: Exception) -> None:

@@ -28,15 +28,31 @@ def _organization_key() -> sa.Column[str]:
 
 
 # owner: bootstrap. One row once the instance has been set up: its primary key makes a second set-up impossible.
+# Tokens issued before `tokens_not_before`, a whole second, are dead: it is raised when a backup has been restored.
 instance = sa.Table(
     "instance",
     metadata,
     sa.Column("singleton", sa.SmallInteger, sa.CheckConstraint("singleton = 1", name="one_row"), primary_key=True, autoincrement=False),
     sa.Column("operator_organization_id", Id, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
+    sa.Column("tokens_not_before", Instant),
 )
 
-# owner: auth. Server-side secrets by name, sealed under the master key.
+# owner: auth. The keys under which every `sealed_…` column is sealed, each wrapped by the master key that `master_key` names.
+# New values are sealed under the one that is current; retired ones stay for what is still sealed under them.
+data_keys = sa.Table(
+    "data_keys",
+    metadata,
+    sa.Column("key_id", sa.String(8), primary_key=True),
+    sa.Column("status", sa.String(16), sa.CheckConstraint("status IN ('current', 'retired')", name="status"), nullable=False),
+    sa.Column("master_key", sa.String(256), nullable=False),
+    sa.Column("wrapped_key", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    # processes that start at once share one
+    sa.Index("uq_data_keys_current", "status", unique=True, sqlite_where=sa.text("status = 'current'"), postgresql_where=sa.text("status = 'current'")),
+)
+
+# owner: auth. Server-side secrets by name.
 server_secrets = sa.Table(
     "server_secrets",
     metadata,
@@ -101,6 +117,17 @@ agents = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("updated_at", Instant, nullable=False),
     sa.UniqueConstraint("organization_id", "email"),
+)
+
+# owner: organizations. Which of its own agents administer an organization, or are merely listed as members.
+organization_members = sa.Table(
+    "organization_members",
+    metadata,
+    _organization_key(),
+    sa.Column("agent_id", Id, primary_key=True),
+    sa.Column("role", sa.String(16), sa.CheckConstraint("role IN ('member', 'admin')", name="role"), nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.ForeignKeyConstraint(["organization_id", "agent_id"], ["agents.organization_id", "agents.agent_id"]),
 )
 
 # owner: credentials. What an agent proves itself with; the secret itself lives in `credential_secrets`.
@@ -190,4 +217,42 @@ audit_events = sa.Table(
     sa.Index("ix_audit_events_agent", "organization_id", "agent_id", "event_id"),
     sa.Index("ix_audit_events_target", "organization_id", "target_id", "event_id"),
     sa.Index("ix_audit_events_request", "organization_id", "request_id", "event_id"),
+    # an event is in one of these two: in the first for the moment until it is sealed
+    sa.Index("ix_audit_events_unsealed", "organization_id", "event_id", sqlite_where=sa.text("seq IS NULL"), postgresql_where=sa.text("seq IS NULL")),
+    sa.Index(
+        "uq_audit_events_seq",
+        "organization_id",
+        "seq",
+        unique=True,
+        sqlite_where=sa.text("seq IS NOT NULL"),
+        postgresql_where=sa.text("seq IS NOT NULL"),
+    ),
+)
+
+# owner: ledger. Where each organization's chain has come to, and which sealer is at it: see `ledger.sealing`. Events up to `start_size` may have
+# been forgotten: verification starts there.
+audit_heads = sa.Table(
+    "audit_heads",
+    metadata,
+    sa.Column("organization_id", Id, primary_key=True),
+    sa.Column("start_size", sa.BigInteger, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("head_hash", sa.String(64), nullable=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("lease_owner", Id),
+    sa.Column("lease_until", Instant, nullable=False),
+    sa.Column("checkpoint_size", sa.BigInteger, nullable=False),
+    sa.Column("checkpoint_at", Instant, nullable=False),
+)
+
+# owner: ledger. Signed heads, kept for ever; `note` is the whole signed note.
+audit_checkpoints = sa.Table(
+    "audit_checkpoints",
+    metadata,
+    sa.Column("organization_id", Id, primary_key=True),
+    sa.Column("size", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("head_hash", sa.String(64), nullable=False),
+    sa.Column("signed_at", Instant, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Index("ix_audit_checkpoints_signed_at", "organization_id", "signed_at"),
 )

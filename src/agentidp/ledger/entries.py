@@ -60,7 +60,7 @@ class Verdict(Enum):
 
     RECORDED = auto()
     STALE = auto()  # read again, decide again
-    DEAD = auto()  # the token was revoked, or its key withdrawn
+    DEAD = auto()  # the token was revoked, its key withdrawn, or it is older than a restored backup allows
     OVER_LIMIT = auto()  # the day's quota is used up
 
 
@@ -84,6 +84,7 @@ class Entry(msgspec.Struct):
     meter: str | None = None
     event: Event | None = None
     token_id: str | None = None  # must not be revoked
+    token_issued_at: int = 0  # milliseconds; with `token_id` only
     key_id: str | None = None  # must not be withdrawn
     used: bool = False  # stamp the credential's last use
     verdict: Verdict = Verdict.RECORDED
@@ -96,6 +97,7 @@ class Facts:
     revisions: Mapping[str, Revisions]  # by credential id
     revoked_tokens: frozenset[str]
     withdrawn_keys: frozenset[str]
+    tokens_not_before: int = 0
 
 
 def judge(batch: Sequence[Entry], facts: Facts) -> None:
@@ -103,7 +105,9 @@ def judge(batch: Sequence[Entry], facts: Facts) -> None:
     for entry in batch:
         if facts.revisions.get(entry.snapshot.credential_id) != entry.snapshot.revisions:
             entry.verdict = Verdict.STALE
-        elif entry.token_id in facts.revoked_tokens or entry.key_id in facts.withdrawn_keys:
+        elif entry.token_id is not None and (
+            entry.token_id in facts.revoked_tokens or entry.key_id in facts.withdrawn_keys or entry.token_issued_at < facts.tokens_not_before
+        ):
             entry.verdict = Verdict.DEAD
         else:
             entry.verdict = Verdict.RECORDED

@@ -20,7 +20,10 @@ _REVOKED = """
 SELECT token_id::text FROM unnest($1::uuid[], $2::uuid[]) AS wanted (organization_id, token_id)
 JOIN revoked_tokens USING (organization_id, token_id)
 """
-_WITHDRAWN = "SELECT key_id FROM signing_keys WHERE published_until <= $1"
+_WITHDRAWN = """
+SELECT key_id, NULL::bigint FROM signing_keys WHERE published_until <= $1
+UNION ALL SELECT NULL, tokens_not_before FROM instance WHERE tokens_not_before IS NOT NULL
+"""  # keys, and the floor, in one round trip
 _COUNT = """
 INSERT INTO usage_counters AS u (organization_id, day, meter, count) VALUES ($1::uuid, $2, $3, $4)
 ON CONFLICT (organization_id, day, meter) DO UPDATE SET count = u.count + excluded.count RETURNING count
@@ -74,4 +77,9 @@ async def _facts(connection: Any, now: int, batch: Sequence[Entry]) -> Facts:
     rows = await connection.fetch(_REVISIONS, *(list(column) for column in zip(*wanted, strict=True)))
     revoked = await connection.fetch(_REVOKED, *(list(column) for column in zip(*tokens, strict=True))) if tokens else []
     withdrawn = await connection.fetch(_WITHDRAWN, now) if tokens else []
-    return Facts({row[0]: (row[1], row[2], row[3]) for row in rows}, frozenset(row[0] for row in revoked), frozenset(row[0] for row in withdrawn))
+    return Facts(
+        {row[0]: (row[1], row[2], row[3]) for row in rows},
+        frozenset(row[0] for row in revoked),
+        frozenset(key_id for key_id, _ in withdrawn if key_id is not None),
+        max((floor for _, floor in withdrawn if floor is not None), default=0),
+    )

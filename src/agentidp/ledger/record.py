@@ -6,6 +6,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from agentidp.core.ids import new_id
 from agentidp.db.schema import audit_events, usage_counters
 from agentidp.db.unit import Tx
+from agentidp.ledger.chain import require_canonical
 from agentidp.ledger.entries import DAY_MS
 
 
@@ -14,6 +15,8 @@ def record_unit(tx: Tx) -> None:
     if tx.meters:
         _count(tx)
     if tx.entries:
+        for entry in tx.entries:
+            require_canonical(entry.metadata)  # here, not when it is sealed: what cannot be sealed must not happen
         tx.connection.execute(sa.insert(audit_events), _rows(tx))
 
 

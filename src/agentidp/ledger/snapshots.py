@@ -5,12 +5,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from agentidp.core import limits
-from agentidp.core.caller import Caller
+from agentidp.core.caller import SYSTEM, Caller
 from agentidp.db.schema import agents, credential_secrets, credentials, organizations
 from agentidp.db.unit import Database, Tx
 from agentidp.ledger.entries import SecretSnapshot, Snapshot
 
-_NOBODY = Caller(organization_id="")
 _COLUMNS = (
     credentials.c.organization_id,
     credentials.c.agent_id,
@@ -44,7 +43,7 @@ class Snapshots:
         """From the cache or the database; what does not exist is not cached."""
         found = self._by_key.get(credential_key)
         if found is None:
-            found = await self._database.read(read_secret_snapshot, _NOBODY, credential_key)
+            found = await self._database.read(read_secret_snapshot, SYSTEM, credential_key)
             if found is not None:
                 _keep(self._by_key, credential_key, found)
         return found
@@ -52,7 +51,7 @@ class Snapshots:
     async def find(self, organization_id: str, credential_id: str) -> Snapshot | None:
         found = self._by_id.get((organization_id, credential_id))
         if found is None:
-            found = await self._database.read(read_snapshot, _NOBODY, organization_id, credential_id)
+            found = await self._database.read(read_snapshot, Caller(organization_id), organization_id, credential_id)
             if found is not None:
                 _keep(self._by_id, (organization_id, credential_id), found)
         return found

@@ -18,7 +18,10 @@ _REVOKED = """
 SELECT r.token_id FROM json_each(?) AS wanted
 JOIN revoked_tokens AS r ON r.organization_id = wanted.value ->> 0 AND r.token_id = wanted.value ->> 1
 """
-_WITHDRAWN = "SELECT key_id FROM signing_keys WHERE published_until <= ?"
+_WITHDRAWN = """
+SELECT key_id, NULL FROM signing_keys WHERE published_until <= ?
+UNION ALL SELECT NULL, tokens_not_before FROM instance WHERE tokens_not_before IS NOT NULL
+"""  # keys, and the floor: one statement, because each costs a change of the interpreter lock
 _COUNT = """
 INSERT INTO usage_counters (organization_id, day, meter, count) VALUES (?, ?, ?, ?)
 ON CONFLICT (organization_id, day, meter) DO UPDATE SET count = count + excluded.count RETURNING count
@@ -76,5 +79,6 @@ def _facts(connection: sqlite3.Connection, now: int, batch: Sequence[Entry]) -> 
     return Facts(
         {credential_id: (organization, agent, credential) for credential_id, organization, agent, credential in rows},
         frozenset(row[0] for row in revoked),
-        frozenset(row[0] for row in withdrawn),
+        frozenset(key_id for key_id, _ in withdrawn if key_id is not None),
+        max((floor for _, floor in withdrawn if floor is not None), default=0),
     )

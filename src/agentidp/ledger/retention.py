@@ -1,0 +1,60 @@
+"""How long history is kept, and forgetting what is older: only up to a kept checkpoint, at which verification then begins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from agentidp.core import limits
+from agentidp.db.schema import audit_checkpoints, audit_events, audit_heads, organizations
+from agentidp.db.unit import Tx
+from agentidp.ledger.entries import DAY_MS
+
+RETENTION_DAYS: Final[dict[str, int | None]] = {"free": 90, "pro": 365, "enterprise": None}  # by plan; None: for ever
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """An organization's events up to number `size` are to be forgotten; a checkpoint of that size is kept."""
+
+    organization_id: str
+    size: int
+
+
+def find_cuts(tx: Tx, after: str) -> tuple[Sequence[Cut], str | None]:
+    """What is due to be forgotten of the next organizations beyond `after`, and the last of them, None when there are no more.
+
+    What was sealed by the time of a checkpoint is no younger than it: the cut is the last checkpoint that is older than the plan keeps.
+    """
+    kept, head = audit_checkpoints.c, audit_heads.c
+    query = (
+        sa.select(head.organization_id, head.start_size, organizations.c.plan_tier)
+        .select_from(audit_heads.join(organizations, organizations.c.organization_id == head.organization_id))
+        .where(head.organization_id > after)
+        .order_by(head.organization_id)
+        .limit(limits.RETENTION_ORGANIZATIONS)
+    )
+    cuts, rows = [], tx.all(query)
+    for row in rows:
+        days = RETENTION_DAYS[row.plan_tier]
+        if days is None:
+            continue
+        older = sa.and_(kept.organization_id == row.organization_id, kept.signed_at <= tx.now - days * DAY_MS)
+        found = tx.one(sa.select(kept.size).where(older).order_by(kept.signed_at.desc(), kept.size.desc()).limit(1))
+        if found is not None:
+            cuts.append(Cut(row.organization_id, max(found.size, row.start_size)))
+    return cuts, rows[-1].organization_id if len(rows) == limits.RETENTION_ORGANIZATIONS else None
+
+
+def purge(tx: Tx, cut: Cut) -> int:
+    """Forget the oldest events up to the cut, as many as one transaction may hold. Returns how many; call it until it returns less than that.
+
+    From the first of these transactions on, verification begins at the cut.
+    """
+    event, head = audit_events.c, audit_heads.c
+    tx.run(sa.update(audit_heads).where(head.organization_id == cut.organization_id, head.start_size < cut.size).values(start_size=cut.size))
+    oldest = (
+        sa.select(event.event_id).where(event.organization_id == cut.organization_id, event.seq <= cut.size).order_by(event.seq).limit(limits.SWEEP_ROWS_MAX)
+    )
+    return tx.run(sa.delete(audit_events).where(event.organization_id == cut.organization_id, event.event_id.in_(oldest))).rowcount

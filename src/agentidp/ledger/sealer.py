@@ -1,0 +1,65 @@
+"""The sealer of one process: soon after each commit it takes what is unsealed, in every organization, into the chains.
+
+Several processes may each have one: whoever seals an organization's events first holds its chain for a moment, and after that whoever is first.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+
+from agentidp.core import limits
+from agentidp.core.caller import SYSTEM
+from agentidp.core.clock import Clock
+from agentidp.core.errors import Problem
+from agentidp.core.ids import new_id
+from agentidp.db.unit import Database
+from agentidp.ledger.nudge import Nudge
+from agentidp.ledger.sealing import Overtaken, find_unsealed, release, seal
+
+log = logging.getLogger(__name__)
+
+
+class ChainSealer:
+    """`observe_lag` is told after each round how old the oldest event found unsealed was, in seconds."""
+
+    def __init__(self, database: Database, clock: Clock, nudge: Nudge, observe_lag: Callable[[float], None] = lambda _: None) -> None:
+        self._database, self._clock, self._nudge, self._observe_lag = database, clock, nudge, observe_lag
+        self.sealer_id = new_id(clock())
+
+    async def run(self) -> None:
+        """Seal until cancelled, then give the chains up."""
+        nudged = False
+        try:
+            while True:
+                # Twice after a nudge: the commit may be late, and the chain another process's for the length of a lease.
+                nudged = await self._nudge.wait(limits.SEAL_LEASE_MS / 1000 if nudged else limits.SEAL_POLL_SECONDS)
+                if nudged:
+                    await asyncio.sleep(limits.SEAL_PAUSE_SECONDS)
+                try:
+                    await self.seal_all()
+                except Problem as problem:
+                    log.warning("sealing has to wait", extra={"reason": problem.detail})
+                    await asyncio.sleep(limits.SEAL_POLL_SECONDS)
+                except Exception:
+                    log.exception("sealing failed")
+                    await asyncio.sleep(limits.SEAL_POLL_SECONDS)
+        finally:
+            with contextlib.suppress(Problem):
+                await self._database.write(release, SYSTEM, self.sealer_id)
+
+    async def seal_all(self) -> int:
+        """Until a look from the beginning has shown everything. Each full look goes on beyond it, so that no organization waits for a busy one.
+
+        Returns how many events were sealed.
+        """
+        sealed, after = 0, None
+        while True:
+            found = await self._database.read(find_unsealed, SYSTEM, self.sealer_id, after)
+            self._observe_lag(0.0 if found.oldest is None else (self._clock() - found.oldest) / 1000)
+            if found.links:
+                with contextlib.suppress(Overtaken):
+                    sealed += await self._database.write(seal, SYSTEM, self.sealer_id, found.links)
+            if after is None and found.after is None:
+                return sealed
+            after = found.after
