@@ -137,16 +137,15 @@ class Edge:
                 message["headers"] = [*message.get("headers", ()), *_stamp(request_id)]
             await send(message)
 
-        oauth = scope["path"].startswith(_OAUTH_PREFIX)
         try:
             if refusal := _bad_head(request):
-                await render(refusal, oauth=oauth)(scope, receive, stamped)
+                await render(refusal, oauth=_is_oauth(scope))(scope, receive, stamped)
             else:
                 await self._framework(scope, receive, stamped)
         except Exception:
             if status:
                 raise  # the answer had begun: cut the connection
-            await internal_error(request, oauth=oauth)(scope, receive, stamped)
+            await internal_error(request, oauth=_is_oauth(scope))(scope, receive, stamped)
         finally:
             self._observe(scope, status, time.perf_counter() - started, request_id)
 
@@ -156,9 +155,9 @@ class Edge:
         request_id = self._begin(request)
         try:
             refusal = _bad_head(request)
-            response = render(refusal, oauth=True) if refusal else await route.serve(request)
+            response = render(refusal, oauth=_is_oauth(scope)) if refusal else await route.serve(request)
         except Exception:  # noqa: BLE001 - as in `guard`
-            response = internal_error(request, oauth=True)
+            response = internal_error(request, oauth=_is_oauth(scope))
         response.raw_headers += _stamp(request_id)
         self._observe(scope, response.status_code, time.perf_counter() - started, request_id)
         return response
@@ -198,13 +197,19 @@ async def _unrouted(request: Request, _: HTTPException) -> Response:
     path = request.scope["path"]
     allowed = sorted({method for route in ROUTES if route.path_regex.match(path) for method in methods_of(route)})
     problem: Problem = MethodNotAllowed(headers={"Allow": ", ".join(allowed)}) if allowed else NotFound()
-    return render(problem, oauth=path.startswith(_OAUTH_PREFIX))
+    return render(problem, oauth=_is_oauth(request.scope))
 
 
 def _request_id(request: Request, clock: Clock) -> str:
     """The caller's own id when it is harmless, else a fresh one."""
     given = header_values(request, b"x-request-id")
     return given[0] if given and _REQUEST_ID.fullmatch(given[0]) else new_id(clock())
+
+
+def _is_oauth(scope: Scope) -> bool:
+    """Which of the two shapes an error has."""
+    path: str = scope["path"]
+    return path.startswith(_OAUTH_PREFIX)
 
 
 def _stamp(request_id: str) -> list[tuple[bytes, bytes]]:
