@@ -108,7 +108,7 @@ def test_keys_list_rotate_and_retire(instance: dict[str, str], agentidp: Command
     assert sorted(row["status"] for row in rows) == ["current", "next"]
     by_status = {row["status"]: row["keyId"] for row in rows}
     for row in rows:
-        assert set(row) == {"keyId", "algorithm", "status", "createdAt", "publishedUntil"}
+        assert set(row) == {"keyId", "algorithm", "status", "createdAt", "publishedUntil", "masterKey"}
         assert row["keyId"] in agentidp("keys", "list")[1]
 
     code, out, err = agentidp("keys", "rotate")

@@ -1,14 +1,19 @@
 """Looking events up, always within one organization."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import sqlalchemy as sa
 
-from agentidp.audit.rules import AuditEvent, AuditEventNotFound, AuditFilter
-from agentidp.core.ids import is_id
+from agentidp.audit.rules import AuditEvent, AuditEventNotFound, AuditFilter, ChainState, Dates
+from agentidp.core import limits
+from agentidp.core.ids import first_id, is_id
 from agentidp.db.paging import PageRequest, RowPage, fetch_page
-from agentidp.db.schema import audit_events
+from agentidp.db.schema import audit_checkpoints, audit_events, audit_heads
 from agentidp.db.unit import Tx
+from agentidp.ledger.chain import FIRST_PREVIOUS_HASH, ROW
+
+_COLUMNS = {column.name: column for column in audit_events.c} | {"metadata": sa.cast(audit_events.c.metadata, sa.Text)}
 
 
 def get_event(tx: Tx, event_id: str) -> AuditEvent:
@@ -26,19 +31,70 @@ def list_events(tx: Tx, wanted: AuditFilter, request: PageRequest) -> RowPage:
     equal = {
         audit_events.c.agent_id: wanted.agent_id,
         audit_events.c.action: wanted.action,
-        audit_events.c.outcome: wanted.outcome,
         audit_events.c.target_id: wanted.target_id,
         audit_events.c.request_id: wanted.request_id,
     }
     for column, value in equal.items():
         if value is not None:
             query = query.where(column == value)
+    if wanted.outcome is not None:  # written into the statement: only then does SQLite see that the index of failures will do
+        query = query.where(audit_events.c.outcome == sa.literal(wanted.outcome, literal_execute=True))
+    # No index is on `timestamp`: ids are made in its order, nearly, so that every index that ends in an id can be cut to the dates.
     if wanted.from_date is not None:
-        query = query.where(audit_events.c.timestamp >= wanted.from_date)
+        first = first_id(max(0, wanted.from_date - limits.AUDIT_ID_MARGIN_MS))
+        query = query.where(audit_events.c.timestamp >= wanted.from_date, audit_events.c.event_id >= first)
     if wanted.to_date is not None:
-        query = query.where(audit_events.c.timestamp <= wanted.to_date)
+        behind = first_id(wanted.to_date + limits.AUDIT_ID_MARGIN_MS)
+        query = query.where(audit_events.c.timestamp <= wanted.to_date, audit_events.c.event_id < behind)
     return fetch_page(tx, query, audit_events.c.event_id, request)
 
 
 def to_event(row: sa.Row[Any]) -> AuditEvent:
     return AuditEvent(**row._asdict())
+
+
+def get_chain_state(tx: Tx) -> ChainState:
+    """In one statement: PostgreSQL would show two of them two states of a chain that grows."""
+    mine = audit_heads.c.organization_id == tx.caller.organization_id
+    size = sa.func.coalesce(sa.select(audit_heads.c.size).where(mine).scalar_subquery(), 0)
+    behind = sa.select(sa.func.min(audit_events.c.seq)).where(audit_events.c.organization_id == tx.caller.organization_id, audit_events.c.seq > size)
+    newest = sa.select(sa.func.max(audit_checkpoints.c.size)).where(audit_checkpoints.c.organization_id == tx.caller.organization_id)
+    columns = (audit_heads.c.start_size, audit_heads.c.size, audit_heads.c.head_hash, audit_heads.c.checkpoint_size)
+    row = tx.one(sa.select(*(sa.select(column).where(mine).scalar_subquery() for column in columns), newest.scalar_subquery(), behind.scalar_subquery()))
+    assert row is not None
+    start_size, head_size, head_hash, checkpoint_size, newest_checkpoint, beyond = tuple[Any, ...](row)
+    return ChainState(start_size or 0, head_size or 0, head_hash or FIRST_PREVIOUS_HASH, checkpoint_size or 0, newest_checkpoint or 0, beyond)
+
+
+def list_links(tx: Tx, after: int, to_seq: int) -> tuple[Sequence[tuple[Any, ...]], Sequence[tuple[int, str, int, str]]]:
+    """The next sealed events behind number `after`, as `chain.ROW`, and the checkpoints (size, head, instant, note) that lie among them."""
+    events, kept = audit_events.c, audit_checkpoints.c
+    query = (
+        sa.select(*(_COLUMNS[name].label(name) for name in ROW))
+        .where(events.organization_id == tx.caller.organization_id, events.seq > after, events.seq <= to_seq)
+        .order_by(events.seq)
+        .limit(limits.AUDIT_LINKS_MAX)
+    )
+    rows = tx.all(query)
+    checkpoints = sa.select(kept.size, kept.head_hash, kept.signed_at, kept.note).where(kept.organization_id == tx.caller.organization_id)
+    last = rows[-1][ROW.index("seq")] if rows else after
+    among = tx.all(checkpoints.where(kept.size >= after, kept.size <= last).order_by(kept.size))
+    return cast("list[tuple[Any, ...]]", rows), cast("list[tuple[int, str, int, str]]", among)
+
+
+def find_range(tx: Tx, dates: Dates) -> tuple[int, int] | None:
+    """The first and the last number of the sealed events of the dates; None where there are none.
+
+    Numbers are given in the order of commits, ids and timestamps are made before: around each end, as many events are looked at as
+    processes with different clocks may have put in another order.
+    """
+    events = audit_events.c
+    sealed = sa.select(events.seq).where(events.organization_id == tx.caller.organization_id, events.seq.is_not(None)).limit(limits.AUDIT_RANGE_EDGE_MAX)
+    first, last = sealed.order_by(events.event_id), sealed.order_by(events.event_id.desc())
+    if dates.from_date is not None:
+        first = first.where(events.timestamp >= dates.from_date, events.event_id >= first_id(max(0, dates.from_date - limits.AUDIT_ID_MARGIN_MS)))
+    if dates.to_date is not None:
+        last = last.where(events.timestamp <= dates.to_date, events.event_id < first_id(dates.to_date + limits.AUDIT_ID_MARGIN_MS))
+    from_seq = tx.connection.scalar(sa.select(sa.func.min(first.subquery().c.seq)))
+    to_seq = tx.connection.scalar(sa.select(sa.func.max(last.subquery().c.seq)))
+    return None if from_seq is None or to_seq is None or from_seq > to_seq else (from_seq, to_seq)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentidp.core.errors import NotFound
+from agentidp.ledger.chain import Break
 
 
 class AuditEventNotFound(NotFound):
@@ -43,3 +44,33 @@ class AuditFilter:
     request_id: str | None = None
     from_date: int | None = None
     to_date: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dates:
+    """The events from one instant to another, both inclusive, in milliseconds; None where there is no bound."""
+
+    from_date: int | None = None
+    to_date: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChainState:
+    """What is stored of a chain beside its events. `start_size` events may have been forgotten; the chain should end at `size` and `head_hash`."""
+
+    start_size: int
+    size: int
+    head_hash: str
+    checkpoint_size: int  # of the last checkpoint, by the row of the head
+    newest_checkpoint: int  # by what checkpoints there are
+    beyond: int | None  # the number of an event behind the head, where none should be
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How far the history from number `from_seq` was found good; `broken` is the first thing wrong with it."""
+
+    from_seq: int
+    to_seq: int
+    broken: Break | None
+    note: str | None  # the last checkpoint that it was compared with

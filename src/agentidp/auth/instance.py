@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 
 from agentidp.auth.keys import KeyStore
+from agentidp.core import limits
 from agentidp.core.clock import Clock
 from agentidp.core.config import Settings
 from agentidp.core.metrics import Metrics
 from agentidp.core.secrets import Sealer
+from agentidp.core.turns import Turns
 from agentidp.db.unit import Database
 from agentidp.ledger.heads import AuditKey
 from agentidp.ledger.ledger import Ledger
@@ -30,6 +32,8 @@ class Instance:
     operator_organization_id: str = ""
     audit_key: AuditKey = field(default_factory=AuditKey)
     nudge: Nudge = field(default_factory=Nudge)  # to the sealer
+    audit_verifications: Turns = field(default_factory=lambda: Turns(limits.AUDIT_VERIFICATIONS_MAX))
+    audit_exports: Turns = field(default_factory=lambda: Turns(limits.AUDIT_EXPORTS_MAX))
 
 
 def instance_of(request: Request) -> Instance:

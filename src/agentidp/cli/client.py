@@ -1,6 +1,8 @@
 """How commands talk to a running server: as an agent, over HTTP, with the same API as everybody else."""
 
 import json
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +14,7 @@ from agentidp.core.config import FIRST_CREDENTIAL_FILE
 from agentidp.core.errors import Problem, WrongSettings
 
 _TIMEOUT_SECONDS = 15
+_EARLY_SECONDS = 30  # a token is renewed this long before it ends
 
 
 @Parameter(name="*")
@@ -42,6 +45,37 @@ def call(login: Login, method: str, path: str, *, scope: str, **options: Any) ->
     return _send(method, f"{url}{path}", headers={"Authorization": f"Bearer {token}"}, **options)
 
 
+class Session:
+    """Many calls with one token, which is renewed in time. Its methods raise what `get_token` does."""
+
+    def __init__(self, login: Login, scope: str) -> None:
+        self._login, self._scope = login, scope
+        self._url, _, _ = _complete(login)
+        self._token, self._good_until = "", 0.0
+
+    def get(self, path: str, query: dict[str, Any]) -> dict[str, Any]:
+        return _send("GET", f"{self._url}{path}", headers=self._headers(), params=query)
+
+    def stream(self, path: str, query: dict[str, Any]) -> Iterator[bytes]:
+        """The body, as it comes."""
+        url = f"{self._url}{path}"
+        options: dict[str, Any] = {"headers": self._headers(), "params": query, "timeout": _TIMEOUT_SECONDS, "follow_redirects": False, "trust_env": False}
+        try:
+            with httpx2.stream("GET", url, **options) as response:
+                if response.is_error:
+                    response.read()
+                    raise _refusal(response, response.json())
+                yield from response.iter_bytes()
+        except (httpx2.HTTPError, ValueError) as error:
+            raise Problem(f"no usable answer from {url}: {error}") from error
+
+    def _headers(self) -> dict[str, str]:
+        if time.monotonic() >= self._good_until:
+            answer = get_token(self._login, self._scope, [])
+            self._token, self._good_until = answer["access_token"], time.monotonic() + answer["expires_in"] - _EARLY_SECONDS
+        return {"Authorization": f"Bearer {self._token}"}
+
+
 def _complete(login: Login) -> tuple[str, str, str]:
     path = login.data_dir / FIRST_CREDENTIAL_FILE
     try:
@@ -62,7 +96,11 @@ def _send(method: str, url: str, **options: Any) -> dict[str, Any]:
     except (httpx2.HTTPError, ValueError) as error:
         raise Problem(f"no usable answer from {url}: {error}") from error
     if response.is_error:
-        code, message = body.get("code", body.get("error")), body.get("message", body.get("error_description"))
-        raise Problem(f"the server refused ({response.status_code} {code}): {message}")
+        raise _refusal(response, body)
     assert isinstance(body, dict)
     return body
+
+
+def _refusal(response: httpx2.Response, body: dict[str, Any]) -> Problem:
+    code, message = body.get("code", body.get("error")), body.get("message", body.get("error_description"))
+    return Problem(f"the server refused ({response.status_code} {code}): {message}")

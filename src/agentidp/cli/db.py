@@ -17,6 +17,7 @@ from agentidp.cli.settings import Config, Json
 from agentidp.core.clock import system_clock, to_rfc3339
 from agentidp.core.config import MASTER_KEY_FILE, Settings, load
 from agentidp.core.errors import Problem, WrongSettings
+from agentidp.db import walls
 from agentidp.db.backup import new_copy, set_aside
 from agentidp.db.copy import Content, copy_rows
 from agentidp.db.engine import database_url
@@ -53,6 +54,8 @@ def check(*, config: Config = None, json: Json = False) -> None:
         if connection.dialect.name == "sqlite":
             found["integrity"] = connection.exec_driver_sql("PRAGMA integrity_check").scalar()
             found["brokenReferences"] = len(connection.exec_driver_sql("PRAGMA foreign_key_check").all())
+        else:
+            found["withoutWall"] = walls.missing(connection)
         return found
 
     url = database_url(load(config))
@@ -66,6 +69,8 @@ def check(*, config: Config = None, json: Json = False) -> None:
         raise Problem("the schema is not this release's; run: agentidp db upgrade")
     if found.get("integrity", "ok") != "ok" or found.get("brokenReferences", 0):
         raise Problem("the database is damaged; restore a backup")
+    if found.get("withoutWall"):
+        raise Problem("row-level security is not what it should be; run: agentidp db upgrade")
     asyncio.run(in_transaction(url, lambda connection: run_alembic(connection, "check"), readonly=True))
 
 
@@ -190,6 +195,7 @@ def copy(*, to: Annotated[str, Parameter(help="URL of the other database; a pass
                 if postgres_url == source:
                     postgres.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 _require_alone(postgres)
+                postgres.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")  # it has nothing to do while SQLite is read back
                 return copy_rows(*((sqlite, postgres) if postgres_url == target else (postgres, sqlite)), Progress("copying"))
         except sa.exc.DBAPIError as error:
             raise Problem(f"the copy failed, nothing was kept: {str(error.orig).splitlines()[0]}") from error

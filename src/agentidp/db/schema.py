@@ -217,6 +217,14 @@ audit_events = sa.Table(
     sa.Index("ix_audit_events_agent", "organization_id", "agent_id", "event_id"),
     sa.Index("ix_audit_events_target", "organization_id", "target_id", "event_id"),
     sa.Index("ix_audit_events_request", "organization_id", "request_id", "event_id"),
+    # costs an event that is none nothing
+    sa.Index(
+        "ix_audit_events_failures",
+        "organization_id",
+        "event_id",
+        sqlite_where=sa.text("outcome = 'failure'"),
+        postgresql_where=sa.text("outcome = 'failure'"),
+    ),
     # an event is in one of these two: in the first for the moment until it is sealed
     sa.Index("ix_audit_events_unsealed", "organization_id", "event_id", sqlite_where=sa.text("seq IS NULL"), postgresql_where=sa.text("seq IS NULL")),
     sa.Index(

@@ -2,7 +2,8 @@
 
 Each transaction of the application takes one of two roles, until it ends. `agentidp_tenant` sees and writes the rows of the organization
 that the transaction names, and none where it names none; `agentidp_system` sees those of all. The login role owns the tables and sees no
-row of its own accord. All of it follows from `schema.metadata`, so a new table is behind the wall from its first day.
+row of its own accord. All of it follows from `schema.metadata`, so a new table is behind the wall from its first day; other rights for an old one
+need a migration, be it empty, after which everything here is built anew.
 
 Holds against a statement that forgets its organization. Whoever can run SQL of his own takes what role he likes: that is not what it is for.
 """
@@ -28,10 +29,13 @@ _TENANT_RIGHTS = {
     "credential_uses": "SELECT",
     "usage_counters": "SELECT, INSERT, UPDATE",
     "audit_events": "SELECT, INSERT",
+    "audit_heads": "SELECT, UPDATE (checkpoint_size, checkpoint_at)",
+    "audit_checkpoints": "SELECT, INSERT",
     "instance": "SELECT (operator_organization_id)",
 }
 _SYSTEM_RIGHTS = {
-    "audit_events": "SELECT, INSERT, UPDATE (seq, previous_hash, hash)",  # history is sealed, never rewritten
+    "audit_events": "SELECT, INSERT, DELETE, UPDATE (seq, previous_hash, hash)",  # history is sealed, and forgotten when it is old; never rewritten
+    "audit_checkpoints": "SELECT, INSERT",
     "alembic_version": "SELECT",  # for pg_dump in this role
 }
 
@@ -113,6 +117,7 @@ def _protect(connection: sa.Connection, table: str) -> None:
 
 def _make_role(connection: sa.Connection, role: str) -> None:
     """Roles belong to the whole cluster: another database's process may be making them at this moment."""
+    user = connection.exec_driver_sql("SELECT quote_ident(session_user)").scalar()
     find = sa.text("SELECT rolsuper OR rolbypassrls OR rolcanlogin AS is_wrong FROM pg_roles WHERE rolname = :role")
     try:
         if connection.execute(find, {"role": role}).first() is None:
@@ -125,7 +130,6 @@ def _make_role(connection: sa.Connection, role: str) -> None:
     except sa.exc.ProgrammingError as error:
         if getattr(error.orig, "sqlstate", None) != "42501":  # insufficient_privilege
             raise
-        user = connection.exec_driver_sql("SELECT quote_ident(session_user)").scalar()
         raise WrongSettings(
             f"database_url: PostgreSQL's user {user} may not make the roles of AgentIdP; let an administrator run: "
             f"CREATE ROLE {TENANT}; CREATE ROLE {SYSTEM}; GRANT {TENANT}, {SYSTEM} TO {user} WITH INHERIT FALSE"
