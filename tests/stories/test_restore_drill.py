@@ -162,3 +162,5 @@ def test_what_was_revoked_after_the_backup_stays_dead(site: Site, tmp_path: Path
         assert client.call("GET", f"/api/v1/agents/{later['client_id']}").status_code == 404
         [event] = client.call("GET", "/api/v1/audit", params={"action": "instance.restored"}).json()["data"]
         assert event["outcome"] == "success"
+        verified = client.call("GET", "/api/v1/audit/verify").json()
+        assert verified["verified"] is True, verified
