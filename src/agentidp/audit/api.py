@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query
 from pydantic import BeforeValidator, Field
 from starlette.requests import Request
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Send
 
 from agentidp.audit import queries
@@ -160,11 +160,15 @@ class _Lines(StreamingResponse):
         await super().stream_response(send_in_time)
 
 
-@router.get("/export", operation_id="exportAuditEvents", response_class=_Lines, **secured("audit:read", InvalidDateRange))
-async def export(request: Request, parameters: Annotated[DateParameters, Query()]) -> StreamingResponse:
-    """Stream the sealed history for `agentidp audit verify`: a line of JSON an event, oldest first, then a line with its checkpoint.
+_EXPORT = secured("audit:read", InvalidDateRange)
+_EXPORT["responses"][200] = {"description": "The lines.", "content": {_Lines.media_type: {"schema": {"type": "string"}}}}
 
-    Without that last line the export was cut. The lines are in canonical JSON, RFC 8785, but for `hash` at their end.
+
+@router.get("/export", operation_id="exportAuditEvents", response_class=Response, **_EXPORT)
+async def export(request: Request, parameters: Annotated[DateParameters, Query()]) -> StreamingResponse:
+    """Stream the sealed history for `agentidp audit verify`, oldest first.
+
+    A line of JSON an event, then a line with the checkpoint that they lead up to: `{"checkpoint": "…"}`. Without that last line the export was cut. The lines are in canonical JSON, RFC 8785, but for `hash` at their end.
     """
     _require_order(parameters)
     instance, dates = instance_of(request), Dates(parameters.from_date, parameters.to_date)
