@@ -1,6 +1,6 @@
 """kill -9 between any two steps of `keys rotate-master`: the database opens with what is left, the command goes on, and the old credential gets a token.
 
-A step is what may be durable: a commit, a sync, a file put in place. The process kills itself right before its n-th step, for every n.
+A step is what may be durable: a commit, a sync, a file put in place. The process kills itself right before its n-th step: for every n in the long run, for three in the short one.
 """
 
 import asyncio
