@@ -1,10 +1,14 @@
 """What a database really holds, read without any code of the product."""
 
 import asyncio
+import hashlib
+import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -13,6 +17,12 @@ DAY_MS = 24 * 3600 * 1000
 _METERS = {"token.issued": "tokensIssued"}
 _EVENTS = "SELECT organization_id, action, target_id, timestamp, event_id FROM audit_events WHERE outcome = 'success'"
 _COUNTERS = "SELECT organization_id, day, meter, count FROM usage_counters"
+_CHAIN = """
+SELECT e.organization_id, e.event_id, e.agent_id, e.action, e.outcome, e.target_type, e.target_id, e.ip_address, e.user_agent, e.request_id,
+       CAST(e.metadata AS text), e.timestamp, e.seq, e.previous_hash, e.hash, h.size, h.head_hash
+FROM audit_events AS e LEFT JOIN audit_heads AS h ON h.organization_id = e.organization_id ORDER BY e.organization_id, e.seq
+"""
+_SHOWN = ("organizationId", "eventId", "agentId", "action", "outcome", "targetType", "targetId", "ipAddress", "userAgent", "requestId")
 
 
 @dataclass
@@ -38,7 +48,7 @@ class Record:
 
 def read(url: str) -> Record:
     """The record of the database that the URL names. An SQLite file must pass its integrity check."""
-    rows = _sqlite(urlsplit(url).path) if url.startswith("sqlite") else asyncio.run(_postgres(url))
+    rows = _all(url, _EVENTS, _COUNTERS)
     return Record([(str(row[0]), row[1], row[2], row[3], str(row[4])) for row in rows[0]], {(str(row[0]), row[1], row[2]): row[3] for row in rows[1]})
 
 
@@ -57,19 +67,48 @@ def require_exact(record: Record, acknowledged: Iterable[str], unknown: int) -> 
     return phantom
 
 
-def _sqlite(path: str) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
+def unsealed(url: str) -> int:
+    """How many events are not in a chain yet."""
+    return sum(row[12] is None for row in _all(url, _CHAIN)[0])
+
+
+def require_chains(url: str) -> int:
+    """Every event is in its organization's chain, once, without a gap, with the hash that anybody can recompute. Returns how many there are."""
+    rows = _all(url, _CHAIN)[0]
+    ends: dict[str, tuple[int, str]] = {}
+    for row in rows:
+        *shown, metadata, timestamp, seq, previous_hash, hash_, _, _ = row
+        size, head = ends.get(str(row[0]), (0, "0" * 64))
+        assert (seq, previous_hash) == (size + 1, head), f"event {row[1]} does not follow"
+        document = dict(zip(_SHOWN, (value if value is None else str(value) for value in shown), strict=True))
+        instant = datetime.fromtimestamp(timestamp // 1000, UTC)
+        document |= {"metadata": json.loads(metadata), "timestamp": f"{instant:%Y-%m-%dT%H:%M:%S}.{timestamp % 1000:03d}Z"}
+        document |= {"seq": seq, "previousHash": previous_hash, "v": "agentidp-audit-1"}
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        assert hash_ == hashlib.sha256(b"\0" + text.encode()).hexdigest(), f"event {row[1]} was changed"
+        ends[str(row[0])] = (seq, hash_)
+    heads = {str(row[0]): (row[15], row[16]) for row in rows}
+    assert ends == heads
+    return len(rows)
+
+
+def _all(url: str, *queries: str) -> list[list[tuple[Any, ...]]]:
+    return _sqlite(urlsplit(url).path, queries) if url.startswith("sqlite") else asyncio.run(_postgres(url, queries))
+
+
+def _sqlite(path: str, queries: Iterable[str]) -> list[list[tuple[Any, ...]]]:
     connection = sqlite3.connect(path)
     try:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        return connection.execute(_EVENTS).fetchall(), connection.execute(_COUNTERS).fetchall()
+        return [connection.execute(query).fetchall() for query in queries]
     finally:
         connection.close()
 
 
-async def _postgres(url: str) -> tuple[list[asyncpg.Record], list[asyncpg.Record]]:
+async def _postgres(url: str, queries: Iterable[str]) -> list[list[tuple[Any, ...]]]:
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction(isolation="repeatable_read"):
-            return await connection.fetch(_EVENTS), await connection.fetch(_COUNTERS)
+            return [[tuple(row) for row in await connection.fetch(query)] for query in queries]
     finally:
         await connection.close()

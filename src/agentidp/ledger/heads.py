@@ -39,8 +39,8 @@ def sign_head(tx: Tx, key: AuditKey, organization_id: str) -> str:
     """A checkpoint of everything that is sealed so far, as a signed note: the last one if nothing happened since."""
     head = tx.one(sa.select(audit_heads).where(audit_heads.c.organization_id == organization_id).with_for_update())
     size, head_hash = (head.size, head.head_hash) if head else (0, FIRST_PREVIOUS_HASH)
-    kept = audit_checkpoints.c
-    last = tx.one(sa.select(kept.note).where(kept.organization_id == organization_id, kept.size == size))
+    kept = sa.select(audit_checkpoints.c.note).where(audit_checkpoints.c.organization_id == organization_id, audit_checkpoints.c.size == size)
+    last = tx.one(kept)
     note = str(last.note) if last else sign(Checkpoint(origin(key.issuer, organization_id), size, head_hash, tx.now), key.seed)
     if last is None and size:  # an empty chain has nothing to keep
         tx.run(sa.insert(audit_checkpoints).values(organization_id=organization_id, size=size, head_hash=head_hash, signed_at=tx.now, note=note))
@@ -50,11 +50,14 @@ def sign_head(tx: Tx, key: AuditKey, organization_id: str) -> str:
 
 
 def _is_last_event_intact(tx: Tx, organization_id: str) -> bool:
-    event = audit_events.c
-    columns = {column.name: column for column in event} | {"metadata": sa.cast(event.metadata, sa.Text)}
+    columns = {column.name: column for column in audit_events.c} | {"metadata": sa.cast(audit_events.c.metadata, sa.Text)}
     query = (
         sa.select(*(columns[name].label(name) for name in ROW), audit_heads.c.head_hash)
-        .select_from(audit_heads.outerjoin(audit_events, sa.and_(event.organization_id == audit_heads.c.organization_id, event.seq == audit_heads.c.size)))
+        .select_from(
+            audit_heads.outerjoin(
+                audit_events, sa.and_(audit_events.c.organization_id == audit_heads.c.organization_id, audit_events.c.seq == audit_heads.c.size)
+            )
+        )
         .where(audit_heads.c.organization_id == organization_id)
     )
     row = tx.one(query)

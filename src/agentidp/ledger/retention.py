@@ -52,9 +52,13 @@ def purge(tx: Tx, cut: Cut) -> int:
 
     From the first of these transactions on, verification begins at the cut.
     """
-    event, head = audit_events.c, audit_heads.c
-    tx.run(sa.update(audit_heads).where(head.organization_id == cut.organization_id, head.start_size < cut.size).values(start_size=cut.size))
+    organization_id, event = cut.organization_id, audit_events.c
+    begins_earlier = sa.and_(audit_heads.c.organization_id == organization_id, audit_heads.c.start_size < cut.size)
+    tx.run(sa.update(audit_heads).where(begins_earlier).values(start_size=cut.size))
     oldest = (
-        sa.select(event.event_id).where(event.organization_id == cut.organization_id, event.seq <= cut.size).order_by(event.seq).limit(limits.SWEEP_ROWS_MAX)
+        sa.select(event.event_id)
+        .where(audit_events.c.organization_id == organization_id, event.seq <= cut.size)
+        .order_by(event.seq)
+        .limit(limits.SWEEP_ROWS_MAX)
     )
-    return tx.run(sa.delete(audit_events).where(event.organization_id == cut.organization_id, event.event_id.in_(oldest))).rowcount
+    return tx.run(sa.delete(audit_events).where(audit_events.c.organization_id == organization_id, event.event_id.in_(oldest))).rowcount
