@@ -54,7 +54,7 @@ def write_batch(connection: sqlite3.Connection, now: int, batch: Sequence[Entry]
 def _record(connection: sqlite3.Connection, now: int, batch: Sequence[Entry]) -> None:
     """Insert the events, 256, 128, … 1 rows at a time.
 
-    Every statement hands the interpreter lock to the event loop and waits to get it back: row by row, a batch would wait for most of
+    In the writer thread every statement hands the interpreter lock to the loop and waits for it: row by row, a batch would wait for most of
     its time. Powers of two keep the number of different statements small, so that all stay prepared.
     """
     rows = events(batch)
