@@ -36,13 +36,14 @@ bench: .venv/test ## measure everything (about half an hour, 30 GB of disk); wri
 bench-quick: .venv/test ## the first ratios only, in under a minute
 	$(BIN)/python -m bench --quick
 
-docs: .venv/test ## write docs/reference anew from the code
+docs: .venv/test ## write docs/reference and docs/audit-tampering.md anew from the code
 	$(BIN)/python -m tests.reference
+	$(BIN)/python -m tests.audit.test_tamper
 
 lock: .venv/test ## resolve the lock files anew (hashes, no addresses)
 	$(INSTALL) uv
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra postgres pyproject.toml requirements/build.in -o requirements/run.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra postgres --group test pyproject.toml requirements/build.in -c requirements/run.txt -o requirements/test.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra postgres --extra redis --extra stripe --group test pyproject.toml requirements/build.in -c requirements/run.txt -o requirements/test.txt
 
 clean: ## remove the environment; ./data stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/.work

@@ -1,6 +1,6 @@
 """The history changed behind the product's back, in every way and at every kind of event: verification fails and names the right event.
 
-`python -m tests.audit.test_tamper` writes the table in docs/audit-tampering.md anew.
+`make docs` writes the table in docs/audit-tampering.md anew.
 """
 
 import asyncio
@@ -146,7 +146,7 @@ def page(counts: Counter[tuple[str, str]]) -> str:
         f"| {counts[what, 'refused']} | {counts[what, 'unchanged']} |\n"
         for what in dict.fromkeys(way.what for way in ways())
     )
-    return f"""<!-- Written by `python -m tests.audit.test_tamper`; `make test` does the same and compares. -->
+    return f"""<!-- Written by `make docs`; `make test` does the same and compares. -->
 
 # Tampering with the audit trail
 
@@ -180,7 +180,7 @@ def test_every_way_is_found_or_refused(engine: str, database_url: str) -> None:
         return
     counts = asyncio.run(sweep(database_url, everything))
     assert counts.total() == len(everything)
-    assert PAGE.read_text("utf-8") == page(counts), "run: python -m tests.audit.test_tamper"
+    assert PAGE.read_text("utf-8") == page(counts), "run make docs"
 
 
 def test_actions_are_derived_from_the_source() -> None:
