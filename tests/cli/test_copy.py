@@ -20,7 +20,7 @@ from agentidp.db.migrate import in_transaction, upgrade
 from agentidp.db.schema import metadata
 from agentidp.db.unit import Tx
 
-ODD = {"z": [None, True, -1, 2**53 - 1, {"e": "\u00e9\u2028\U0001f600", "": ""}], "a": {"b": {}, "a": []}, "quote": "a \"b\" \\ c\n", "n": None}
+ODD = {"z": [None, True, -1, 2**53 - 1, {"e": "\u00e9\u2028\U0001f600", "": ""}], "a": {"b": {}, "a": []}, "quote": 'a "b" \\ c\n', "n": None}
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def replace_private_file(path: Path, text: str) -> None:
 def _partial(path: Path) -> Iterator[tuple[Path, TextIO]]:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:  # noqa: PTH123 - Path.open has no opener
+        with open(partial, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             yield partial, file
     finally:
         partial.unlink(missing_ok=True)
