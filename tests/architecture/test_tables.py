@@ -16,7 +16,6 @@ UNSCOPED = {
     ("src/agentidp/ledger/heads.py", "organizations_to_sign"): "housekeeping: whose chain grew; ids for the signing that follows",
     ("src/agentidp/ledger/retention.py", "find_cuts"): "housekeeping: a page of all organizations, each with its plan's retention",
     ("src/agentidp/ledger/sealing.py", "release"): "a sealer's own leases, on whatever chains it has them",
-    ("src/agentidp/ledger/sealing.py", "_lock_heads"): "the heads of the organizations whose events are being sealed, by their ids",
     ("src/agentidp/worker.py", "_count_expiring"): "one number over all tenants, without a label, for the operator",
     ("src/agentidp/organizations/queries.py", "list_organizations"): "the operator's list of all tenants; its scope is required where it is declared",
 }

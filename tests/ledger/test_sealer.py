@@ -5,6 +5,7 @@ import contextlib
 import random
 import statistics
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -163,8 +164,8 @@ def test_the_fence_decides_where_the_size_would_not(database_url: str) -> None:
     async def work(database: Database) -> None:
         await make_known(database)
         found = await database.read(find_unsealed, SYSTEM, ONE)
-        await database.write(seal, SYSTEM, ONE, found.links[:0])
-        wrong = [type(links)(links.organization_id, links.fence + 1, links.size, links.events) for links in found.links]
+        assert await database.write(seal, SYSTEM, ONE, []) == 0
+        wrong = [replace(links, fence=1) for links in found.links]
         assert await database.write(seal, SYSTEM, ONE, wrong) == 0
         assert await database.write(seal, SYSTEM, ONE, found.links) > 0
 

@@ -51,7 +51,7 @@ SNAPSHOTS_MAX: Final = 100_000  # cached credentials, about 700 bytes each
 LAST_USED_RESOLUTION_MS: Final = 60_000  # a credential's lastUsedAt is written at most once a minute
 ID_LEAD_MS_MAX: Final = 600_000  # ids stay in order when the clock is set back by less; their time is never further ahead of it
 AUDIT_ID_MARGIN_MS: Final = 900_000  # an event's id and its timestamp differ by less: the lead above, and what an entry waits for its commit
-AUDIT_LINKS_MAX: Final = 500  # sealed events read at once: a few milliseconds of a reader, half a megabyte
+AUDIT_LINKS_MAX: Final = 1_000  # sealed events read at once: a few milliseconds of a reader, a megabyte
 AUDIT_RANGE_EDGE_MAX: Final = 1_000  # events at either end of a range of dates whose order is not taken for granted
 AUDIT_VERIFICATIONS_MAX: Final = 2  # at once in a process: each keeps a core busy; 503 above
 AUDIT_EXPORTS_MAX: Final = 8  # at once in a process, each at the pace of its reader; 503 above
@@ -82,6 +82,7 @@ SWEEP_ROWS_MAX: Final = 1_000  # rows one sweep deletes in one transaction
 
 # Chain --------------------------------------------------------------------------------------
 SEAL_PAUSE_SECONDS: Final = 0.02  # between a commit and the look for what it left unsealed: what arrives meanwhile is sealed with it
+SEAL_PAUSE_SECONDS_MAX: Final = 0.1  # the same on a busy machine, where rounds take longer and are made fewer
 SEAL_POLL_SECONDS: Final = 0.5  # the sealer looks this often unasked, for what other processes left
 SEAL_ROWS_MAX: Final = 256  # events sealed in one transaction: two or three milliseconds of the writer
 SEAL_LEASE_MS: Final = 250  # after its last event another process may take over a chain

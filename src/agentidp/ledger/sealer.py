@@ -6,6 +6,7 @@ Several processes may each have one: whoever seals an organization's events firs
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 
 from agentidp.core import limits
@@ -29,13 +30,14 @@ class ChainSealer:
 
     async def run(self) -> None:
         """Seal until cancelled, then give the chains up."""
-        nudged = False
+        nudged, pause = False, limits.SEAL_PAUSE_SECONDS
         try:
             while True:
                 # Twice after a nudge: the commit may be late, and the chain another process's for the length of a lease.
                 nudged = await self._nudge.wait(limits.SEAL_LEASE_MS / 1000 if nudged else limits.SEAL_POLL_SECONDS)
                 if nudged:
-                    await asyncio.sleep(limits.SEAL_PAUSE_SECONDS)
+                    await asyncio.sleep(pause)
+                started = time.monotonic()
                 try:
                     await self.seal_all()
                 except Problem as problem:
@@ -44,6 +46,8 @@ class ChainSealer:
                 except Exception:
                     log.exception("sealing failed")
                     await asyncio.sleep(limits.SEAL_POLL_SECONDS)
+                # A fifth of the time at most: the busier the machine, the more events share the cost of a round.
+                pause = min(max(limits.SEAL_PAUSE_SECONDS, 4 * (time.monotonic() - started)), limits.SEAL_PAUSE_SECONDS_MAX)
         finally:
             with contextlib.suppress(Problem):
                 await self._database.write(release, SYSTEM, self.sealer_id)

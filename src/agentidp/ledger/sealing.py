@@ -1,11 +1,11 @@
 """Giving unsealed events their place in their organizations' chains: read and hashed in one transaction, written in another.
 
 Between the two another sealer may have been quicker. What decides is the row of the organization's head: its lease says who is at it, and
-its `fence` goes up whenever the lease changes hands. A sealer writes only if it finds, under the row's lock, the fence and the size that it
-hashed on, so a sealer that lost its lease, however late it wakes, changes nothing.
+its `fence` goes up whenever the lease changes hands. A sealer writes only if it finds, in the transaction that writes, the fence and the size
+that it hashed on, so a sealer that lost its lease, however late it wakes, changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,16 +40,18 @@ FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[]) AS new
 WHERE e.organization_id = new.organization_id AND e.event_id = new.event_id AND e.seq IS NULL
 """,
 }
-_MOVE = {
+_MOVE = {  # nobody took a lease that was free when the events were read if neither fence nor size has changed
     "sqlite": """
-UPDATE audit_heads SET size = new.column2, head_hash = new.column3, fence = new.column4, lease_owner = new.column5, lease_until = new.column6
-FROM (VALUES {rows}) AS new WHERE organization_id = new.column1
+UPDATE audit_heads SET size = new.column4, head_hash = new.column5, fence = fence + (lease_owner IS NOT new.column6),
+                       lease_owner = new.column6, lease_until = new.column7
+FROM (VALUES {rows}) AS new WHERE organization_id = new.column1 AND fence = new.column2 AND size = new.column3 RETURNING organization_id
 """,
     "postgresql": """
-UPDATE audit_heads AS h SET size = new.size, head_hash = new.head_hash, fence = new.fence, lease_owner = new.lease_owner, lease_until = new.lease_until
-FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[])
-  AS new (organization_id, size, head_hash, fence, lease_owner, lease_until)
-WHERE h.organization_id = new.organization_id
+UPDATE audit_heads AS h SET size = new.size, head_hash = new.head_hash, fence = h.fence + (h.lease_owner IS DISTINCT FROM new.lease_owner)::int,
+                            lease_owner = new.lease_owner, lease_until = new.lease_until
+FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::uuid[], $7::bigint[])
+  AS new (organization_id, old_fence, old_size, size, head_hash, lease_owner, lease_until)
+WHERE h.organization_id = new.organization_id AND h.fence = new.old_fence AND h.size = new.old_size RETURNING CAST(h.organization_id AS text)
 """,
 }
 _NEW_HEAD = {"start_size": 0, "size": 0, "head_hash": FIRST_PREVIOUS_HASH, "fence": 0, "lease_until": 0, "checkpoint_size": 0, "checkpoint_at": 0}
@@ -60,7 +62,7 @@ class Links:
     """The next events of one organization's chain, hashed on the head that was read with them."""
 
     organization_id: str
-    fence: int
+    fence: int | None  # None: there was no head yet
     size: int  # of the chain before them
     events: Sequence[ChainedEvent]
 
@@ -98,18 +100,16 @@ def seal(tx: Tx, sealer_id: str, batch: Sequence[Links]) -> int:
 
     Raises Overtaken.
     """
-    heads = _lock_heads(tx, [links.organization_id for links in batch])
-    won = [links for links in batch if _is_unchanged(heads.get(links.organization_id), links) and not _is_held(heads[links.organization_id], sealer_id, tx.now)]
-    if not won:
-        return 0
-    until = tx.now + limits.SEAL_LEASE_MS
-    moves = []
-    for links in won:
-        last, is_ours = links.events[-1], heads[links.organization_id].lease_owner == sealer_id
-        moves.append((links.organization_id, last.seq, last.hash, links.fence if is_ours else links.fence + 1, sealer_id, until))
-    _update(tx, _MOVE, moves)
-    rows = [(event.organization_id, event.event_id, event.seq, event.previous_hash, event.hash) for links in won for event in links.events]
-    if _update(tx, _SEAL, rows) != len(rows):
+    until, moves = tx.now + limits.SEAL_LEASE_MS, []
+    for links in batch:
+        if links.fence is None:
+            tx.insert_new(audit_heads, organization_id=links.organization_id, **_NEW_HEAD)
+        last = links.events[-1]
+        moves.append((links.organization_id, links.fence or 0, links.size, last.seq, last.hash, sealer_id, until))
+    moved = {row[0] for result in _run(tx, _MOVE, moves) for row in result}
+    won = [event for links in batch if links.organization_id in moved for event in links.events]
+    rows = [(event.organization_id, event.event_id, event.seq, event.previous_hash, event.hash) for event in won]
+    if sum(result.rowcount for result in _run(tx, _SEAL, rows)) != len(rows):
         raise Overtaken
     return len(rows)
 
@@ -120,7 +120,7 @@ def release(tx: Tx, sealer_id: str) -> None:
 
 
 def _link(organization_id: str, rows: Sequence[Any]) -> Links:
-    fence, size, head = rows[0].fence or 0, rows[0].size or 0, rows[0].head_hash or FIRST_PREVIOUS_HASH
+    fence, size, head = rows[0].fence, rows[0].size or 0, rows[0].head_hash or FIRST_PREVIOUS_HASH
     events = []
     for seq, row in enumerate(rows, size + 1):
         _, event_id, agent_id, action, outcome, target_type, target_id, ip_address, user_agent, request_id, metadata, timestamp, *_ = row
@@ -145,34 +145,15 @@ def _link(organization_id: str, rows: Sequence[Any]) -> Links:
     return Links(organization_id, fence, size, events)
 
 
-def _update(tx: Tx, statements: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> int:
-    """Change as many rows as there are; returns how many it found.
-
-    One statement on PostgreSQL; on SQLite one for 256, 128, … 1 rows, for the reasons that `ledger.sqlite` has for it.
-    """
-    statement, begin, found = statements[tx.connection.dialect.name], 0, 0
-    if tx.connection.dialect.name == "postgresql":
-        return tx.connection.exec_driver_sql(statement, tuple(list(column) for column in zip(*rows, strict=True))).rowcount
-    row = f"({', '.join('?' * len(rows[0]))})"
+def _run(tx: Tx, statements: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> Iterator[sa.CursorResult[Any]]:
+    """The statement for all rows at once on PostgreSQL; on SQLite for 256, 128, … 1 of them, for the reasons that `ledger.sqlite` has for it."""
+    statement, begin = statements[tx.connection.dialect.name], 0
     while begin < len(rows):
-        size = min(1 << (len(rows) - begin).bit_length() - 1, limits.SEAL_ROWS_MAX)
-        values = tuple(value for row in rows[begin : begin + size] for value in row)
-        found += tx.connection.exec_driver_sql(statement.format(rows=", ".join([row] * size)), values).rowcount
+        if tx.connection.dialect.name == "postgresql":
+            size, values = len(rows), tuple(list(column) for column in zip(*rows, strict=True))
+        else:
+            size = min(1 << (len(rows) - begin).bit_length() - 1, limits.SEAL_ROWS_MAX)
+            statement = statements["sqlite"].format(rows=", ".join([f"({', '.join('?' * len(rows[0]))})"] * size))
+            values = tuple(value for row in rows[begin : begin + size] for value in row)
+        yield tx.connection.exec_driver_sql(statement, values)
         begin += size
-    return found
-
-
-def _lock_heads(tx: Tx, organization_ids: Sequence[str]) -> dict[str, sa.Row[Any]]:
-    """The heads, made where there are none; without those that another sealer is writing at this moment."""
-    wanted = sa.select(audit_heads).where(audit_heads.c.organization_id.in_(organization_ids)).with_for_update(skip_locked=True)
-    heads = {row.organization_id: row for row in tx.all(wanted)}
-    made = [one for one in organization_ids if one not in heads and tx.insert_new(audit_heads, organization_id=one, **_NEW_HEAD)]
-    return {row.organization_id: row for row in tx.all(wanted)} if made else heads
-
-
-def _is_unchanged(head: sa.Row[Any] | None, links: Links) -> bool:
-    return head is not None and (head.fence, head.size) == (links.fence, links.size)
-
-
-def _is_held(head: sa.Row[Any], sealer_id: str, now: int) -> bool:
-    return head.lease_owner not in {None, sealer_id} and now < head.lease_until <= now + limits.SEAL_LEASE_BELIEVED_MS
