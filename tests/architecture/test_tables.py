@@ -1,6 +1,7 @@
 """Who writes which table, and that what belongs to an organization is only looked at through it."""
 
 import ast
+import copy
 import re
 from collections.abc import Iterator
 
@@ -174,17 +175,29 @@ def unscoped(module: Module) -> Iterator[tuple[str, str]]:
     Tables that are joined by `organization_id` count as one; one comparison with a value is enough for all of them.
     """
     names = {local: name for local, name in table_names(module).items() if tables()[name].has_organization}
-    names |= {  # `secret = credential_secrets`
-        ast.unparse(node.targets[0]): names[ast.unparse(node.value)]
-        for node in ast.walk(module.tree)
-        if isinstance(node, ast.Assign) and ast.unparse(node.value) in names
-    }
-    for name, statement in _statements(module.tree):
+    for name, spelled in _statements(module.tree):
+        statement = _without_local_names(spelled, names)
         anchored, links = _comparisons(statement, names)
         yield from ((name, table) for table in sorted(_sources(statement, names)) if not _reach(table, links) & anchored)
         for _, text in literals(statement):
             if _STATEMENT.search(text) and not _SCOPE.search(text):
                 yield from ((name, table) for table in _tables_read(text) if table in tables() and tables()[table].has_organization)
+
+
+def _without_local_names(statement: ast.AST, names: dict[str, str]) -> ast.AST:
+    """With `secret = credential_secrets` or `head, event = audit_heads.c, audit_events.c`, what they stand for in the place of `secret`, `head` and `event`."""
+    local: dict[str, ast.expr] = {}
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Assign):
+            target, value = node.targets[0], node.value
+            pairs = zip(target.elts, value.elts, strict=False) if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) else [(target, value)]
+            local |= {ast.unparse(name): stands for name, stands in pairs if ast.unparse(stands).removesuffix(".c") in names}
+
+    class Spelled(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> ast.expr:
+            return local.get(node.id, node) if isinstance(node.ctx, ast.Load) else node
+
+    return Spelled().visit(copy.deepcopy(statement))  # type: ignore[no-any-return]
 
 
 def _tables_read(text: str) -> Iterator[str]:
