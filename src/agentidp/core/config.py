@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from agentidp.core import limits
 from agentidp.core.errors import WrongSettings
+from agentidp.core.plans import PlanSettings
 
 PREFIX = "AGENTIDP_"
 CLI_ONLY = frozenset({"AGENTIDP_CONFIG", "AGENTIDP_URL", "AGENTIDP_CLIENT_ID", "AGENTIDP_CLIENT_SECRET"})
@@ -79,6 +80,14 @@ class VaultSettings(_Section):
         return self
 
 
+class FeatureSettings(_Section):
+    """What may be switched off."""
+
+    tier_enforcement: bool = Field(
+        True, description="Plans limit agents, calls and tokens, and how long history is kept. Off: only what is set on an organization itself limits it."
+    )
+
+
 class Settings(BaseSettings):
     """All settings. Every field has a default that is right for a laptop; `environment=production` refuses what is not right there."""
 
@@ -115,6 +124,8 @@ class Settings(BaseSettings):
     tokens: TokenSettings = TokenSettings()
     cors: CorsSettings = CorsSettings()
     vault: VaultSettings = VaultSettings()
+    features: FeatureSettings = FeatureSettings()
+    plans: PlanSettings = PlanSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
