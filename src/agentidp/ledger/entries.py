@@ -33,6 +33,7 @@ class Snapshot:
     scopes: frozenset[str]
     token_epoch: int
     tokens_per_day_max: int | None
+    plan_tier: str
     last_used_at: int | None = None  # as far as this process knows
 
     @property

@@ -25,6 +25,7 @@ _COLUMNS = (
     agents.c.scopes,
     agents.c.token_epoch,
     organizations.c.max_tokens_per_day,
+    organizations.c.plan_tier,
 )
 _TABLES = credentials.join(agents, sa.and_(agents.c.organization_id == credentials.c.organization_id, agents.c.agent_id == credentials.c.agent_id)).join(
     organizations, organizations.c.organization_id == credentials.c.organization_id
@@ -98,6 +99,7 @@ def _from_row(row: sa.Row[Any]) -> Snapshot:
         scopes=frozenset(row.scopes.split()),
         token_epoch=row.token_epoch,
         tokens_per_day_max=row.max_tokens_per_day,
+        plan_tier=row.plan_tier,
     )
 
 
