@@ -13,7 +13,29 @@ from agentidp.db.schema import audit_checkpoints, audit_events, audit_heads
 from agentidp.db.unit import Tx
 from agentidp.ledger.chain import FIRST_PREVIOUS_HASH, ROW
 
-_COLUMNS = {column.name: column for column in audit_events.c} | {"metadata": sa.cast(audit_events.c.metadata, sa.Text)}
+_UNTYPED = {column.name: column for column in audit_events.c} | {
+    name: sa.cast(audit_events.c[name], sa.Text) for name in ("organization_id", "event_id", "agent_id", "metadata")
+}
+# Built once, and read as the driver gives it: a long history is made of many of these.
+_LINKS = (
+    sa.select(*(_UNTYPED[name].label(name) for name in ROW))
+    .where(
+        audit_events.c.organization_id == sa.bindparam("organization_id"),
+        audit_events.c.seq > sa.bindparam("after"),
+        audit_events.c.seq <= sa.bindparam("to_seq"),
+    )
+    .order_by(audit_events.c.seq)
+    .limit(limits.AUDIT_LINKS_MAX)
+)
+_AMONG = (
+    sa.select(audit_checkpoints.c.size, audit_checkpoints.c.head_hash, audit_checkpoints.c.signed_at, audit_checkpoints.c.note)
+    .where(
+        audit_checkpoints.c.organization_id == sa.bindparam("organization_id"),
+        audit_checkpoints.c.size >= sa.bindparam("after"),
+        audit_checkpoints.c.size <= sa.bindparam("to_seq"),
+    )
+    .order_by(audit_checkpoints.c.size)
+)
 
 
 def get_event(tx: Tx, event_id: str) -> AuditEvent:
@@ -68,18 +90,13 @@ def get_chain_state(tx: Tx) -> ChainState:
 
 def list_links(tx: Tx, after: int, to_seq: int) -> tuple[Sequence[tuple[Any, ...]], Sequence[tuple[int, str, int, str]]]:
     """The next sealed events behind number `after`, as `chain.ROW`, and the checkpoints (size, head, instant, note) that lie among them."""
-    events, kept = audit_events.c, audit_checkpoints.c
-    query = (
-        sa.select(*(_COLUMNS[name].label(name) for name in ROW))
-        .where(events.organization_id == tx.caller.organization_id, events.seq > after, events.seq <= to_seq)
-        .order_by(events.seq)
-        .limit(limits.AUDIT_LINKS_MAX)
-    )
-    rows = tx.all(query)
-    checkpoints = sa.select(kept.size, kept.head_hash, kept.signed_at, kept.note).where(kept.organization_id == tx.caller.organization_id)
+    values = {"organization_id": tx.caller.organization_id, "after": after}
+    cursor = tx.connection.execute(_LINKS, values | {"to_seq": to_seq}).cursor
+    assert cursor is not None
+    rows = cursor.fetchall()
     last = rows[-1][ROW.index("seq")] if rows else after
-    among = tx.all(checkpoints.where(kept.size >= after, kept.size <= last).order_by(kept.size))
-    return cast("list[tuple[Any, ...]]", rows), cast("list[tuple[int, str, int, str]]", among)
+    among = tx.connection.execute(_AMONG, values | {"to_seq": last}).all()
+    return rows, cast("Sequence[tuple[int, str, int, str]]", among)
 
 
 def find_range(tx: Tx, dates: Dates) -> tuple[int, int] | None:

@@ -83,26 +83,7 @@ def from_row(row: tuple[Any, ...]) -> ChainedEvent:
 
 def from_sealed_row(row: tuple[Any, ...]) -> ChainedEvent:
     """As `from_row`, in half the time, for `verify`, which reads the text of `metadata` only where it is not in canonical form already."""
-    action, agent_id, event_id, ip_address, metadata, organization_id, outcome, previous_hash, request_id, seq, *rest = row
-    target_id, target_type, timestamp, user_agent, hash_ = rest
-    return ChainedEvent(
-        action,
-        agent_id,
-        event_id,
-        ip_address,
-        cast("dict[str, Any]", msgspec.Raw(metadata)),
-        organization_id,
-        outcome,
-        previous_hash,
-        request_id,
-        seq,
-        target_id,
-        target_type,
-        to_rfc3339(timestamp),
-        user_agent,
-        "agentidp-audit-1",
-        hash_,
-    )
+    return ChainedEvent(*row[:4], msgspec.Raw(row[4]), *row[5:12], to_rfc3339(row[12]), row[13], "agentidp-audit-1", row[14])  # type: ignore[call-arg]  # fifteen columns
 
 
 def canonical(event: ChainedEvent) -> bytes:
