@@ -80,9 +80,18 @@ class VaultSettings(_Section):
         return self
 
 
-class FeatureSettings(_Section):
-    """What may be switched off."""
+class StripeSettings(_Section):
+    """How this instance sells its plans; it sells nothing without a key."""
 
+    api_key: SecretStr | None = Field(
+        None, description="Secret key of the Stripe account that plans are paid to. With it the instance's first organization starts on the free plan."
+    )
+
+
+class FeatureSettings(_Section):
+    """What this server offers and does. A group of operations that is off is not there: 404, and not in the OpenAPI document."""
+
+    analytics: bool = Field(True, description="Serve `/analytics`. What it shows is counted either way.")
     tier_enforcement: bool = Field(
         True, description="Plans limit agents, calls and tokens, and how long history is kept. Off: only what is set on an organization itself limits it."
     )
@@ -126,6 +135,7 @@ class Settings(BaseSettings):
     vault: VaultSettings = VaultSettings()
     features: FeatureSettings = FeatureSettings()
     plans: PlanSettings = PlanSettings()
+    stripe: StripeSettings = StripeSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
