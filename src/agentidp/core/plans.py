@@ -83,3 +83,8 @@ def plans_in_force(table: PlanSettings, *, enforced: bool) -> Plans:
     """The plans as this process applies them."""
     plans: Plans = {tier: getattr(table, tier) for tier in TIERS}
     return plans if enforced else {tier: plan.without_limits() for tier, plan in plans.items()}
+
+
+def limit_of(own: int | None, plan: int | None) -> int | None:
+    """What is set on an organization itself goes before what its plan says."""
+    return plan if own is None else own

@@ -60,7 +60,7 @@ def issue_token(
     )
     metadata = {"scope": token.scope, "audience": audience, "credentialId": client.credential_id, "expiresAt": to_rfc3339(expires_at * 1000)}
     event = Event(new_id(now), client.agent_id, "token.issued", "token", token_id, msgspec.json.encode(metadata).decode(), origin)
-    return Entry(client, "tokensIssued", event, used=_is_use_due(client, now)), token
+    return Entry(client, "tokensIssued", event, used=_is_use_due(client, now), essential=OPERATOR_SCOPE in scopes), token
 
 
 def note_use(entry: Entry, now: int) -> None:
