@@ -71,7 +71,13 @@ def _arguments() -> tuple[Options, list[str]]:
     parser.add_argument("--skip", default="", help="groups to leave out")
     parser.add_argument("--rounds", type=int, help="rounds of each group (5)")
     parser.add_argument("--seconds", type=float, help="of load per contestant and round (4)")
-    for name, what in (("agents", "in the database"), ("page-agents", "to page through"), ("events", "behind"), ("tokens", "for the memory figure")):
+    for name, what in (
+        ("agents", "in the database"),
+        ("page-agents", "to page through"),
+        ("events", "behind"),
+        ("tokens", "for the memory figure"),
+        ("links", "to verify"),
+    ):
         parser.add_argument(f"--{name}", type=int, help=f"{what} ({getattr(Options, name.replace('-', '_')):,})")
     given = {name: value for name, value in vars(parser.parse_args()).items() if value not in (None, "")}
     only, skip = str(given.pop("only", "")), str(given.pop("skip", ""))

@@ -130,6 +130,11 @@ FIGURES = (
         "ms",
         needs=("latency", "postgres"),
     ),
+    Figure("events/s verified, SQLite", "hashing and encoding alone", "≥ 0.5 ×", _at_least(0.5), _fact("verification", "ratio"), "×", needs=("verification",)),
+    Figure("events/s verified, SQLite", "–", "≥ 200,000/s", _at_least(200_000), _fact("verification", "rate"), "/s", needs=("verification",)),
+    Figure(
+        "memory of a verification, growth", "a tenth of the events", "≤ 20 MB", _at_most(20), _fact("verification", "growth_mb"), "MB", needs=("verification",)
+    ),
     Figure("memory at rest", "–", "≤ 120 MB", _at_most(120), _fact("memory", "at_rest_mb"), "MB", needs=("memory",)),
     Figure("memory after many tokens, growth", "at rest", "≤ 20 MB", _at_most(20), _growth, "MB", needs=("memory",)),
     Figure(

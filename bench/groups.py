@@ -4,8 +4,10 @@ A part is `{"contestants": {name: …}, "absent": {name: reason}, "facts": {…}
 """
 
 import contextlib
+import json
 import shutil
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -34,6 +36,7 @@ class Options:
     page_agents: int = 10_000_000
     events: int = 10_000_000
     tokens: int = 1_000_000
+    links: int = 1_000_000
 
 
 @dataclass
@@ -271,6 +274,29 @@ def cold_start(options: Options) -> dict[str, Any]:
     return {"absent": {}, "facts": {f"{kind} ms": [rounded(value) for value in taken] for kind, taken in times.items()}}
 
 
+def verification(options: Options) -> dict[str, Any]:
+    """A sealed history verified, against hashing and encoding its documents alone; memory at a tenth of it and at all of it."""
+    require_space(WORK, options.links * 1.5e-6)
+    facts: dict[str, Any] = {"links": options.links}
+    say(f"verification of {options.links:,} events")
+    for name, count in (("tenth", options.links // 10), ("all", options.links)):
+        empty = products.start(f"verification-{name}")
+        try:
+            empty.server.wait_ready()
+            empty.operator_token("agents:read")
+        finally:
+            empty.server.stop()
+        command = [sys.executable, "-m", "bench.verification", str(empty.folder / "data"), str(count), str(options.rounds)]
+        found = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+        shutil.rmtree(empty.folder, ignore_errors=True)
+        say(f"  {count:,}: {statistics.median(found['verification']):,.0f}/s of {statistics.median(found['ceiling']):,.0f}/s, {found['rss_mb'][-1]:.0f} MB")
+        facts[name] = {measure: [rounded(value) for value in values] for measure, values in found.items()}
+    facts["ratio"] = [rounded(mine / other) for mine, other in zip(facts["all"]["verification"], facts["all"]["ceiling"], strict=True)]
+    facts["rate"] = facts["all"]["verification"]
+    facts["growth_mb"] = rounded(facts["all"]["rss_mb"][-1] - facts["tenth"]["rss_mb"][-1])
+    return {"absent": {}, "facts": facts}
+
+
 def repeat(options: Options) -> dict[str, Any]:
     """The first ratios once more, with fewer servers beside them, an hour or so later: how much they move."""
     return tokens(replace(options, quick=True, rounds=options.rounds + 2))
@@ -289,5 +315,6 @@ GROUPS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "events": events,
     "pages": pages,
     "memory": memory,
+    "verification": verification,
     "repeat": repeat,
 }

@@ -107,6 +107,6 @@ def _make_agent(tx: Tx, server: RunningServer, scopes: frozenset[str], values: d
         "deployment_env": "development",
         "scopes": scopes,
     } | values
-    agent = register_agent(tx, NewAgent(**fields))
+    agent = register_agent(tx, NewAgent(**fields), plans=server.instance.plans)
     secret = generate_credential(tx, agent.agent_id, server.instance.secret_key).secret
     return TestAgent(server, tx.caller.organization_id, agent.agent_id, secret.text)

@@ -10,6 +10,7 @@ from agentidp.auth.scopes import SCOPES
 from agentidp.core.clock import to_rfc3339
 from agentidp.core.errors import Conflict
 from agentidp.core.ids import new_id
+from agentidp.core.plans import Plans, PlanTier
 from agentidp.credentials.actions import generate_credential
 from agentidp.db.schema import instance
 from agentidp.db.unit import Tx
@@ -35,12 +36,12 @@ def find_operator_organization(tx: Tx) -> str | None:
     return row[0] if row else None
 
 
-def set_up_instance(tx: Tx, secret_key: bytes) -> FirstCredential:
-    """Make what an empty instance needs. Raises AlreadySetUp, also when another process is quicker."""
+def set_up_instance(tx: Tx, secret_key: bytes, *, plan_tier: PlanTier, plans: Plans) -> FirstCredential:
+    """Make what an empty instance needs, its organization on that plan. Raises AlreadySetUp, also when another process is quicker."""
     organization_id = new_id(tx.now)
     if not tx.insert_new(instance, singleton=1, operator_organization_id=organization_id, created_at=tx.now):
         raise AlreadySetUp
-    create_organization(tx, organization_id, name="Default organization", slug="default", plan_tier="enterprise")
+    create_organization(tx, organization_id, name="Default organization", slug="default", plan_tier=plan_tier)
     tx.caller = replace(tx.caller, organization_id=organization_id, scopes=frozenset(SCOPES))
     agent = register_agent(
         tx,
@@ -55,6 +56,7 @@ def set_up_instance(tx: Tx, secret_key: bytes) -> FirstCredential:
             name="Operator",
             description="The first agent: holds every scope.",
         ),
+        plans=plans,
     )
     created = generate_credential(tx, agent.agent_id, secret_key)
     tx.record("bootstrap.completed", "organization", organization_id)

@@ -15,6 +15,7 @@ from agentidp.core.clock import Clock, system_clock
 from agentidp.core.config import FIRST_CREDENTIAL_FILE, Settings
 from agentidp.core.errors import WrongSettings
 from agentidp.core.metrics import Metrics
+from agentidp.core.plans import PlanTier, plans_in_force
 from agentidp.core.private_files import private_file
 from agentidp.db.engine import database_url, open_database
 from agentidp.db.migrate import in_transaction, upgrade
@@ -39,11 +40,12 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
     url = database_url(settings)
     await in_transaction(url, upgrade)
     metrics, nudge = Metrics(), Nudge()
+    plans = plans_in_force(settings.plans, enforced=settings.features.tier_enforcement)
     database = open_database(url, clock, LedgerWriters(nudge), metrics.observe_database)
     try:
         sealer = await open_sealer(database, master_keys)
         refresh = functools.partial(refresh_sealer, database, functools.partial(load_master_keys, settings), sealer)
-        instance = Instance(settings, database, KeyStore(database, sealer, clock, refresh), Ledger(database), sealer, clock, metrics, nudge=nudge)
+        instance = Instance(settings, database, KeyStore(database, sealer, clock, refresh), Ledger(database, plans), sealer, clock, metrics, plans, nudge=nudge)
         instance.secret_key = await database.write(ensure_server_secret, SYSTEM, sealer, CLIENT_SECRET_KEY)
         instance.audit_key = AuditKey(settings.issuer, await database.write(ensure_server_secret, SYSTEM, sealer, AUDIT_KEY))
         await database.write(ensure_keys, SYSTEM, sealer, settings.tokens.algorithm)
@@ -78,7 +80,8 @@ async def _set_up_once(instance: Instance) -> FirstCredential | None:
     try:
         instance.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         with private_file(path) as file:  # opened first: where it cannot be, there must be no secret that nobody has
-            first = await instance.database.write(set_up_instance, SYSTEM, instance.secret_key)
+            plan_tier: PlanTier = "free" if instance.settings.stripe.api_key else "enterprise"  # limits are for those who sell
+            first = await instance.database.write(set_up_instance, SYSTEM, instance.secret_key, plan_tier=plan_tier, plans=instance.plans)
             file.write(json.dumps(first_credential_document(instance.settings.issuer, first), indent=2) + "\n")
     except AlreadySetUp:
         return None

@@ -14,7 +14,6 @@ UNSCOPED = {
     ("src/agentidp/ledger/snapshots.py", "read_secret_snapshot"): "by the key inside the secret, which is unique and says whose it is",
     ("src/agentidp/tokens/actions.py", "sweep_revoked_tokens"): "housekeeping: forgets revocations of expired tokens, whoever's they are; nothing is shown",
     ("src/agentidp/recovery.py", "find_newest_event_at"): "one instant over all tenants, for whoever restores the database",
-    ("src/agentidp/ledger/heads.py", "organizations_to_sign"): "housekeeping: whose chain grew; ids for the signing that follows",
     ("src/agentidp/ledger/retention.py", "find_cuts"): "housekeeping: a page of all organizations, each with its plan's retention",
     ("src/agentidp/ledger/sealing.py", "release"): "a sealer's own leases, on whatever chains it has them",
     ("src/agentidp/worker.py", "_count_expiring"): "one number over all tenants, without a label, for the operator",

@@ -95,7 +95,11 @@ def forged(event: ChainedEvent, **changed: Any) -> ChainedEvent:
     return made
 
 
-@pytest.mark.parametrize(("change", "broken_at", "reason"), [(cut, 1, "gap"), (double, 0, "duplicate"), (swap, 1, "gap"), (make_up, 0, "duplicate")], ids=str)
+@pytest.mark.parametrize(
+    ("change", "broken_at", "reason"),
+    [(cut, 1, "gap"), (double, 0, "duplicate"), (swap, 1, "gap"), (make_up, 0, "duplicate")],
+    ids=["missing", "doubled", "reordered", "made up"],
+)
 @pytest.mark.parametrize("at", [1, 5, LENGTH - 2])
 def test_lines_missing_doubled_reordered_or_made_up_are_found(change: Callable[[list[bytes], int], list[bytes]], broken_at: int, reason: str, at: int) -> None:
     found = check(change(LINES, at))

@@ -132,7 +132,7 @@ async def _statements_by_size(engine: str, url: str, folder: Path) -> dict[int, 
         key = await started.instance.database.read(
             lambda tx: tx.connection.scalar(credential_secrets.select().with_only_columns(credential_secrets.c.credential_key)), SYSTEM
         )
-        snapshot = await started.instance.database.read(read_secret_snapshot, SYSTEM, key)
+        snapshot = await started.instance.database.read(read_secret_snapshot, SYSTEM, key, started.instance.plans)
     finally:
         await started.instance.database.close()
     assert snapshot is not None

@@ -9,6 +9,7 @@ from agentidp.agents.actions import register_agent
 from agentidp.agents.rules import NewAgent
 from agentidp.auth.scopes import SCOPES
 from agentidp.core.caller import SYSTEM, Caller
+from agentidp.core.plans import PlanSettings, plans_in_force
 from agentidp.credentials.actions import generate_credential
 from agentidp.db.schema import credential_secrets
 from agentidp.db.unit import Database, Tx
@@ -18,6 +19,7 @@ from agentidp.organizations.actions import create_organization
 
 NOBODY = SYSTEM  # no tenant's
 SECRET_KEY = b"k" * 32
+PLANS = plans_in_force(PlanSettings(), enforced=True)
 
 
 @dataclass
@@ -54,11 +56,12 @@ def _make(tx: Tx) -> Known:
             deployment_env="development",
             scopes=frozenset({"agents:read", "tokens:read"}),
         ),
+        plans=PLANS,
     )
     generate_credential(tx, agent.agent_id, SECRET_KEY)
     secret = credential_secrets
     row = tx.one(sa.select(secret.c.credential_key, secret.c.credential_id).where(secret.c.organization_id == organization_id))
     assert row is not None
-    snapshot = read_snapshot(tx, organization_id, row.credential_id)
+    snapshot = read_snapshot(tx, organization_id, row.credential_id, PLANS)
     assert snapshot is not None
     return Known(organization_id, agent.agent_id, row.credential_id, row.credential_key, snapshot)

@@ -9,7 +9,7 @@ from agentidp.core.caller import Origin
 from agentidp.ledger.entries import DAY_MS, Entry, Event, Facts, Snapshot, Verdict, counters, events, judge, refuse_over_limit
 
 NOW = 20_000 * DAY_MS + 1
-SNAPSHOT = Snapshot("o1", "a1", "c1", (1, 1, 1), "active", "active", None, None, None, frozenset(), 0, None)
+SNAPSHOT = Snapshot("o1", "a1", "c1", (1, 1, 1), "active", "active", None, None, None, frozenset(), 0, None, None, "enterprise")
 RECORDED, STALE, DEAD, OVER = Verdict.RECORDED, Verdict.STALE, Verdict.DEAD, Verdict.OVER_LIMIT
 
 

@@ -35,7 +35,7 @@ class Told:
     """One `settle`, and how often each of its steps was asked."""
 
     def __init__(self, database: ToldDatabase, *, cached: bool = True) -> None:
-        self.database, self.ledger = database, Ledger(database)  # type: ignore[arg-type]  # all that it needs
+        self.database, self.ledger = database, Ledger(database, {})  # type: ignore[arg-type]  # all that it needs
         self.found, self.prepared = 0, 0
         if cached:
             self.ledger.snapshots._by_id["o1", "c1"] = SNAPSHOT

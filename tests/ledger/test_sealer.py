@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from tests.db.opened import Turned, opened, with_database
-from tests.ledger.made import Known, make_known
+from tests.ledger.made import PLANS, Known, make_known
 from tests.ledger.test_writers import entry, write_together
 
 from agentidp.core import limits
@@ -328,7 +328,7 @@ def test_history_is_forgotten_up_to_a_checkpoint_when_the_plan_says_so(database_
             await database.write(sign_heads, SYSTEM, KEY, [free.organization_id, enterprise.organization_id])
             clock.forward(seconds=40 * DAY_MS / 1000)
         whole, signed = await database.read(events, SYSTEM, free), await database.read(checkpoints, SYSTEM, free)
-        cuts, after = await database.read(find_cuts, SYSTEM, FIRST_ID)  # 120, 80 and 40 days old
+        cuts, after = await database.read(find_cuts, SYSTEM, FIRST_ID, PLANS)  # 120, 80 and 40 days old
         assert (cuts, after) == ([Cut(free.organization_id, signed[0][0])], None)
         assert await database.write(purge, SYSTEM, cuts[0]) == signed[0][0]
         assert await database.write(purge, SYSTEM, cuts[0]) == 0

@@ -3,7 +3,7 @@
 import pytest
 import sqlalchemy as sa
 from tests.db.opened import with_database
-from tests.ledger.made import NOBODY, Known, make_known
+from tests.ledger.made import NOBODY, PLANS, Known, make_known
 
 from agentidp.core import limits
 from agentidp.db.schema import agents, credentials, organizations
@@ -15,14 +15,14 @@ def test_a_snapshot_is_what_the_three_rows_say(database_url: str) -> None:
     async def work(database: Database) -> None:
         known = await make_known(database)
         await database.write(_change_all, NOBODY, known)
-        found = await Snapshots(database).find(known.organization_id, known.credential_id)
+        found = await Snapshots(database, PLANS).find(known.organization_id, known.credential_id)
         assert found is not None
         assert (found.organization_id, found.agent_id, found.credential_id) == (known.organization_id, known.agent_id, known.credential_id)
         assert found.revisions == (11, 12, 13)
         assert (found.organization_status, found.agent_status, found.tokens_per_day_max, found.token_epoch) == ("suspended", "suspended", 7, 3)
         assert (found.agent_expires_at, found.revoked_at, found.expires_at) == (101, 102, 103)
         assert found.scopes == {"agents:read", "tokens:read"}
-        secret = await Snapshots(database).find_secret(known.key)
+        secret = await Snapshots(database, PLANS).find_secret(known.key)
         assert secret is not None
         assert secret.credential == found
 
@@ -32,7 +32,7 @@ def test_a_snapshot_is_what_the_three_rows_say(database_url: str) -> None:
 def test_what_was_found_is_kept_until_it_is_forgotten(database_url: str) -> None:
     async def work(database: Database) -> None:
         known = await make_known(database)
-        cache = Snapshots(database)
+        cache = Snapshots(database, PLANS)
         secret, snapshot = await cache.find_secret(known.key), await cache.find(known.organization_id, known.credential_id)
         assert secret is not None
         assert snapshot is not None
@@ -53,7 +53,7 @@ def test_what_was_found_is_kept_until_it_is_forgotten(database_url: str) -> None
 def test_what_does_not_exist_is_not_kept(database_url: str) -> None:
     async def work(database: Database) -> None:
         known = await make_known(database)
-        cache = Snapshots(database)
+        cache = Snapshots(database, PLANS)
         assert await cache.find_secret("0" * 16) is None
         assert await cache.find(known.organization_id, known.agent_id) is None
         assert await cache.find(known.agent_id, known.credential_id) is None  # another organization's name for it

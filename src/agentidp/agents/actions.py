@@ -7,23 +7,24 @@ from agentidp.agents.rules import Agent, AgentAlreadyExists, NewAgent, Organizat
 from agentidp.auth.scopes import require_grantable, to_text
 from agentidp.core.errors import InvalidFields
 from agentidp.core.ids import new_id
+from agentidp.core.plans import Plans
 from agentidp.db.schema import agents
 from agentidp.db.unit import Tx
 
 
-def register_agent(tx: Tx, new: NewAgent) -> Agent:
+def register_agent(tx: Tx, new: NewAgent, *, plans: Plans) -> Agent:
     """Raises AgentAlreadyExists, InvalidScopes (a scope that the caller does not hold), InvalidFields (expiry in the past), OverLimit, OrganizationNotActive."""
     require_grantable(new.scopes, tx.caller.scopes)
     _require_future(tx, new.expires_at)
-    tier = lock_tier(tx)
+    tier = lock_tier(tx, plans)
     if tier is None or tier.status != "active":  # it was when the call came in
         raise OrganizationNotActive
     agent_id = new_id(tx.now)
     taken = sa.select(agents.c.agent_id).where(agents.c.organization_id == tx.caller.organization_id, agents.c.email == new.email)
     if tx.one(taken):
         raise AgentAlreadyExists
-    if tier.max_agents is not None:
-        require_place(count_agents(tx, "active", "suspended"), tier.max_agents, tier.plan_tier)
+    if tier.agents_max is not None:
+        require_place(count_agents(tx, "active", "suspended"), tier.agents_max, tier.plan_tier, tx.caller.organization_id)
     row = {
         "organization_id": tx.caller.organization_id,
         "agent_id": agent_id,

@@ -143,8 +143,9 @@ async def register(request: Request, body: AgentRegistration) -> AgentResource:
     """Register an agent. It can do nothing until it has a credential."""
     values = body.model_dump()
     values |= {"email": body.email.lower(), "capabilities": tuple(body.capabilities), "scopes": frozenset(body.scopes)}
-    agent = await write(request, actions.register_agent, NewAgent(**values))
-    instance_of(request).metrics.agents_registered.inc()
+    instance = instance_of(request)
+    agent = await write(request, actions.register_agent, NewAgent(**values), plans=instance.plans)
+    instance.metrics.agents_registered.inc()
     return AgentResource.model_validate(agent)
 
 

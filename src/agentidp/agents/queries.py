@@ -4,8 +4,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from agentidp.agents.rules import Agent, AgentFilter, AgentNotFound, is_active
+from agentidp.agents.rules import Agent, AgentFilter, AgentNotFound, Tier, is_active
 from agentidp.core.ids import is_id
+from agentidp.core.plans import Plans, limit_of
 from agentidp.db.paging import PageRequest, RowPage, fetch_page
 from agentidp.db.schema import agents, organizations
 from agentidp.db.unit import Tx
@@ -41,15 +42,23 @@ def count_agents(tx: Tx, *statuses: str) -> int:
     return tx.connection.scalar(sa.select(sa.func.count()).select_from(agents).where(agents.c.organization_id == tx.caller.organization_id, counted)) or 0
 
 
-def lock_tier(tx: Tx) -> sa.Row[Any] | None:
-    """Status, plan and limit of the organization, which cannot be changed until the unit of work ends.
+def lock_tier(tx: Tx, plans: Plans) -> Tier | None:
+    """The organization, which cannot be changed until the unit of work ends; None when there is none.
 
     Where agents are limited, registrations wait for each other, so that the last free place is given once; elsewhere they share the lock.
     """
     mine = organizations.c.organization_id == tx.caller.organization_id
-    limited = tx.connection.scalar(sa.select(organizations.c.max_agents.is_not(None)).where(mine))
     query = sa.select(organizations.c.status, organizations.c.plan_tier, organizations.c.max_agents).where(mine)
-    return tx.one(query.with_for_update(key_share=True) if limited else query.with_for_update(read=True))
+    row = tx.one(query)
+    if row is not None and _tier(row, plans).agents_max is None:
+        row = tx.one(query.with_for_update(read=True))
+    if row is not None and _tier(row, plans).agents_max is not None:  # also when it came to be limited just now
+        row = tx.one(query.with_for_update(key_share=True))
+    return None if row is None else _tier(row, plans)
+
+
+def _tier(row: sa.Row[Any], plans: Plans) -> Tier:
+    return Tier(row.status, row.plan_tier, limit_of(row.max_agents, plans[row.plan_tier].max_agents))
 
 
 def to_agent(row: sa.Row[Any], now: int) -> Agent:

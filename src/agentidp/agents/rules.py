@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from agentidp.core.caller import AuditEntry
 from agentidp.core.errors import Conflict, NotFound, OverLimit
 
 AgentType = Literal["screener", "classifier", "orchestrator", "extractor", "summarizer", "router", "monitor", "custom"]
@@ -87,6 +88,15 @@ class AgentFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class Tier:
+    """What decides whether the organization may have one more agent. `agents_max` None: there is no limit."""
+
+    status: str
+    plan_tier: str
+    agents_max: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """The columns that a patch changes, and the audit actions that it leaves."""
 
@@ -110,10 +120,14 @@ def changes(stored: dict[str, object], patch: dict[str, object]) -> Change:
     return Change(columns, tuple(actions), kills_tokens=status in {"suspended", "decommissioned"})
 
 
-def require_place(used: int, limit: int, tier: str) -> None:
-    """Raises OverLimit when the organization has as many agents as it may have."""
+def require_place(used: int, limit: int, tier: str, organization_id: str) -> None:
+    """Raises OverLimit, with its audit event, when the organization has as many agents as it may have."""
     if used >= limit:
-        raise OverLimit(f"The organization may have {limit} agents; decommission one first.", details={"limit": limit, "used": used, "tier": tier})
+        raise OverLimit(
+            f"The organization may have {limit} agents; decommission one first.",
+            details={"limit": limit, "used": used, "tier": tier},
+            audit=[AuditEntry("access.denied", "failure", "organization", organization_id, organization_id, metadata={"reason": OverLimit.title})],
+        )
 
 
 def is_active(status: str, expires_at: int | None, now: int) -> bool:

@@ -1,8 +1,10 @@
 """Looking events up, always within one organization."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, cast
 
+import msgspec
 import sqlalchemy as sa
 
 from agentidp.audit.rules import AuditEvent, AuditEventNotFound, AuditFilter, ChainState, Dates
@@ -13,7 +15,33 @@ from agentidp.db.schema import audit_checkpoints, audit_events, audit_heads
 from agentidp.db.unit import Tx
 from agentidp.ledger.chain import FIRST_PREVIOUS_HASH, ROW
 
-_COLUMNS = {column.name: column for column in audit_events.c} | {"metadata": sa.cast(audit_events.c.metadata, sa.Text)}
+_UNTYPED = {column.name: column for column in audit_events.c} | {
+    name: sa.cast(audit_events.c[name], sa.Text) for name in ("organization_id", "event_id", "agent_id", "metadata")
+}
+# Built once, and read as the driver gives it: a long history is made of many of these.
+_LINKS = (
+    sa.select(*(_UNTYPED[name].label(name) for name in ROW))
+    .where(
+        audit_events.c.organization_id == sa.bindparam("organization_id"),
+        audit_events.c.seq > sa.bindparam("after"),
+        audit_events.c.seq <= sa.bindparam("to_seq"),
+    )
+    .order_by(audit_events.c.seq)
+    .limit(limits.AUDIT_LINKS_MAX)
+)
+_piece = _LINKS.subquery()
+# SQLite hands over all rows as one text, a JSON array a line: row by row, each would cost a change of the interpreter lock.
+_LINKS_AS_TEXT = sa.select(sa.func.group_concat(sa.func.json_array(*_piece.c), "\n"))
+_decode_lines = msgspec.json.Decoder(tuple[Any, ...]).decode_lines
+_AMONG = (
+    sa.select(audit_checkpoints.c.size, audit_checkpoints.c.head_hash, audit_checkpoints.c.signed_at, audit_checkpoints.c.note)
+    .where(
+        audit_checkpoints.c.organization_id == sa.bindparam("organization_id"),
+        audit_checkpoints.c.size >= sa.bindparam("after"),
+        audit_checkpoints.c.size <= sa.bindparam("to_seq"),
+    )
+    .order_by(audit_checkpoints.c.size)
+)
 
 
 def get_event(tx: Tx, event_id: str) -> AuditEvent:
@@ -68,18 +96,20 @@ def get_chain_state(tx: Tx) -> ChainState:
 
 def list_links(tx: Tx, after: int, to_seq: int) -> tuple[Sequence[tuple[Any, ...]], Sequence[tuple[int, str, int, str]]]:
     """The next sealed events behind number `after`, as `chain.ROW`, and the checkpoints (size, head, instant, note) that lie among them."""
-    events, kept = audit_events.c, audit_checkpoints.c
-    query = (
-        sa.select(*(_COLUMNS[name].label(name) for name in ROW))
-        .where(events.organization_id == tx.caller.organization_id, events.seq > after, events.seq <= to_seq)
-        .order_by(events.seq)
-        .limit(limits.AUDIT_LINKS_MAX)
-    )
-    rows = tx.all(query)
-    checkpoints = sa.select(kept.size, kept.head_hash, kept.signed_at, kept.note).where(kept.organization_id == tx.caller.organization_id)
+    values = {"organization_id": tx.caller.organization_id, "after": after}
+    rows = _read_links(tx, values | {"to_seq": to_seq})
     last = rows[-1][ROW.index("seq")] if rows else after
-    among = tx.all(checkpoints.where(kept.size >= after, kept.size <= last).order_by(kept.size))
-    return cast("list[tuple[Any, ...]]", rows), cast("list[tuple[int, str, int, str]]", among)
+    among = tx.connection.execute(_AMONG, values | {"to_seq": last}).all()
+    return rows, cast("Sequence[tuple[int, str, int, str]]", among)
+
+
+def _read_links(tx: Tx, values: dict[str, object]) -> Sequence[tuple[Any, ...]]:
+    if tx.connection.dialect.name == "sqlite":
+        with contextlib.suppress(sa.exc.OperationalError, msgspec.DecodeError):  # bytes or no UTF-8: nothing that the product writes
+            return _decode_lines(tx.connection.scalar(_LINKS_AS_TEXT, values) or "")
+    cursor = tx.connection.execute(_LINKS, values).cursor
+    assert cursor is not None
+    return cast("Sequence[tuple[Any, ...]]", cursor.fetchall())
 
 
 def find_range(tx: Tx, dates: Dates) -> tuple[int, int] | None:

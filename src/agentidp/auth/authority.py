@@ -2,7 +2,9 @@
 
 from agentidp.auth.instance import Instance
 from agentidp.auth.jwt import VerifiedClaims
-from agentidp.core.errors import Problem
+from agentidp.core.caller import OPERATOR_SCOPE, AuditEntry
+from agentidp.core.clock import seconds_to_midnight
+from agentidp.core.errors import Problem, TooManyCalls
 from agentidp.ledger.entries import Entry, Event, Snapshot, Verdict
 
 
@@ -16,23 +18,56 @@ async def is_alive(
     *,
     meter: str | None = None,
     event: Event | None = None,
+    essential: bool = False,
 ) -> bool:
     """Whether organization, agent, credential, signing key and the token itself are all in force.
 
-    The question is itself an entry of the ledger: what it counts and records is durable when the answer arrives. Raises Unavailable.
+    The question is itself an entry of the ledger: what it counts and records is durable when the answer arrives. The operator's calls are counted,
+    but never refused: somebody must be able to help. Raises TooManyCalls, Unavailable.
     """
 
     def decide(snapshot: Snapshot | None) -> tuple[Entry, None]:
         if snapshot is None or not _in_force(snapshot, token, instance.clock()):
             raise TokenIsDead
-        entry = Entry(snapshot, meter, event, token_id=token.token_id, token_issued_at=token.issued_at * 1000, key_id=token.key_id)
-        return entry, None
+        return (
+            Entry(
+                snapshot,
+                meter,
+                event,
+                token_id=token.token_id,
+                token_issued_at=token.issued_at * 1000,
+                key_id=token.key_id,
+                essential=essential or OPERATOR_SCOPE in token.scopes,
+            ),
+            None,
+        )
 
     try:
         entry, _ = await instance.ledger.settle(lambda: instance.ledger.snapshots.find(token.organization_id, token.credential_id), decide, lambda _: None)
     except TokenIsDead:
         return False
+    require_call(entry, instance.clock())
     return entry.verdict is Verdict.RECORDED
+
+
+def require_call(entry: Entry, now: int) -> None:
+    """Raises TooManyCalls, with its audit event, when the commit found the organization's calls of the day used up."""
+    if entry.verdict is Verdict.OVER_LIMIT:
+        known = entry.snapshot
+        raise TooManyCalls(
+            seconds_to_midnight(now),
+            audit=[
+                AuditEntry(
+                    "access.denied",
+                    "failure",
+                    "credential",
+                    known.credential_id,
+                    known.organization_id,
+                    known.agent_id,
+                    {"reason": "the organization's calls of today are used up"},
+                )
+            ],
+        )
 
 
 def _in_force(snapshot: Snapshot, token: VerifiedClaims, now: int) -> bool:

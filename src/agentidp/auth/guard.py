@@ -60,10 +60,11 @@ def origin(request: Request) -> Origin:
     return found
 
 
-async def authenticate(request: Request, scope: str) -> Caller:
+async def authenticate(request: Request, scope: str, *, essential: bool = False) -> Caller:
     """Prove the bearer of an access token for this API and require the scope (`ANY_TOKEN`: none in particular).
 
-    Raises Unauthenticated or Forbidden, each with the audit event that it leaves.
+    An essential call is counted, but not refused when the day's calls are used up. Raises Unauthenticated, TooManyCalls or Forbidden, each with
+    the audit event that it leaves.
     """
     instance = instance_of(request)
     values = request.headers.getlist("authorization")
@@ -77,7 +78,7 @@ async def authenticate(request: Request, scope: str) -> Caller:
     if instance.settings.issuer not in token.audience:
         raise _bad_token(instance, "meant for another audience", token)
     caller = _caller(token, origin(request))
-    if not await is_alive(instance, token, meter="apiCalls"):
+    if not await is_alive(instance, token, meter="apiCalls", essential=essential):
         raise _bad_token(instance, "revoked, or the agent is not active", token)
     request.scope["agentidp.caller"] = caller
     request.scope["agentidp.token"] = token
@@ -112,12 +113,28 @@ async def refuse(request: Request, problem: Problem, *, oauth: bool) -> Response
     headers = {}
     if isinstance(problem, Forbidden) and problem.scope:
         headers = challenge(instance_of(request), 'error="insufficient_scope"', f'scope="{problem.scope}"')
-    if problem.audit:
-        try:
-            await _record(request, problem.audit)
-        except Problem as unavailable:
-            return render(unavailable, oauth=oauth)
+    try:
+        await _leave_trail(request, problem)
+    except Problem as unavailable:
+        return render(unavailable, oauth=oauth)
     return render(problem, oauth=oauth, headers=headers)
+
+
+async def _leave_trail(request: Request, problem: Problem) -> None:
+    """Write down what the refusal says about itself; of those at a plan's limit, which come by the thousand, one a minute for each organization."""
+    if problem.plan_limit is None:
+        await _record(request, problem.audit)
+        return
+    instance, entry = instance_of(request), problem.audit[0]
+    instance.metrics.limit_rejections.labels(problem.plan_limit).inc()
+    reached = (entry.organization_id, problem.plan_limit)
+    if not instance.limits_noted.is_due(reached, instance.clock()):
+        return
+    try:
+        await _record(request, problem.audit)
+    except Problem:
+        instance.limits_noted.forget(reached)
+        raise
 
 
 async def _record(request: Request, entries: Sequence[AuditEntry]) -> None:
@@ -152,7 +169,9 @@ class GuardedRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
-        scope: str = (self.openapi_extra or {})["x-scope"]
+        declared = self.openapi_extra or {}
+        scope: str = declared["x-scope"]
+        essential = "x-essential" in declared
         queries = _query_names(self.dependant)
         has_body = self.body_field is not None
         merge_patch = "PATCH" in (self.methods or ())
@@ -161,7 +180,7 @@ class GuardedRoute(APIRoute):
             request.scope["agentidp.route"] = self.path_format
             try:
                 if scope != PUBLIC:
-                    await authenticate(request, scope)
+                    await authenticate(request, scope, essential=essential)
                 if has_body:
                     await _load_json(request, merge_patch=merge_patch)
                 _require_known_query(request, queries)

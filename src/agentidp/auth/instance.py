@@ -9,7 +9,9 @@ from agentidp.core import limits
 from agentidp.core.clock import Clock
 from agentidp.core.config import Settings
 from agentidp.core.metrics import Metrics
+from agentidp.core.plans import Plans
 from agentidp.core.secrets import Sealer
+from agentidp.core.seldom import Seldom
 from agentidp.core.turns import Turns
 from agentidp.db.unit import Database
 from agentidp.ledger.heads import AuditKey
@@ -28,10 +30,12 @@ class Instance:
     sealer: Sealer
     clock: Clock
     metrics: Metrics
+    plans: Plans
     secret_key: bytes = b""
     operator_organization_id: str = ""
     audit_key: AuditKey = field(default_factory=AuditKey)
     nudge: Nudge = field(default_factory=Nudge)  # to the sealer
+    limits_noted: Seldom = field(default_factory=lambda: Seldom(limits.LIMIT_NOTE_MS, limits.LIMIT_NOTES_MAX))  # by organization and limit of its plan
     audit_verifications: Turns = field(default_factory=lambda: Turns(limits.AUDIT_VERIFICATIONS_MAX))
     audit_exports: Turns = field(default_factory=lambda: Turns(limits.AUDIT_EXPORTS_MAX))
 

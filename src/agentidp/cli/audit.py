@@ -27,7 +27,7 @@ _TAIL_MAX = limits.AUDIT_PAGE_LIMIT_MAX
 
 @app.command
 def verify(
-    file: Annotated[Path, Parameter(help="What `audit export` wrote; - reads standard input.")],
+    file: Annotated[Path, Parameter(allow_leading_hyphen=True, help="What `audit export` wrote; - reads standard input.")],
     *,
     checkpoint: Annotated[list[Path] | None, Parameter(help="A checkpoint kept from before; may be repeated.")] = None,
     key: Annotated[str | None, Parameter(help="The verifier key of the chain; without it no signature is checked.")] = None,

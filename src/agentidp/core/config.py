@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from agentidp.core import limits
 from agentidp.core.errors import WrongSettings
+from agentidp.core.plans import PlanSettings
 
 PREFIX = "AGENTIDP_"
 CLI_ONLY = frozenset({"AGENTIDP_CONFIG", "AGENTIDP_URL", "AGENTIDP_CLIENT_ID", "AGENTIDP_CLIENT_SECRET"})
@@ -24,6 +25,7 @@ DATABASE_FILE = "agentidp.db"
 
 Network = IPv4Network | IPv6Network
 
+_STRIPE_ID = r"^[A-Za-z0-9_.-]{1,100}$"
 _VAULT_NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
 _VAULT_PATH = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$"
 
@@ -73,10 +75,62 @@ class VaultSettings(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.address is not None:
-            _require_origin(self.address, "vault.address")
-            if not self.address.startswith("https://") and urlsplit(self.address).hostname not in {"127.0.0.1", "::1", "localhost"}:
-                raise ValueError("vault.address: must be https, but on the machine itself")
+            _require_private_origin(self.address, "vault.address")
         return self
+
+
+class StripePrices(_Section):
+    """Which price at Stripe buys which plan; a plan without one is not for sale."""
+
+    pro: str | None = Field(None, pattern=_STRIPE_ID, description="Id of the recurring price of the plan `pro`.", examples=["price_1ABC"])
+    enterprise: str | None = Field(None, pattern=_STRIPE_ID, description="Id of the recurring price of the plan `enterprise`.", examples=["price_1DEF"])
+
+
+class StripeMeters(_Section):
+    """What is reported to Stripe day by day for metered prices; nothing without a name."""
+
+    tokens: str | None = Field(None, pattern=_STRIPE_ID, description="Event name of the meter that takes the tokens issued.", examples=["tokens_issued"])
+    calls: str | None = Field(None, pattern=_STRIPE_ID, description="Event name of the meter that takes the API calls.", examples=["api_calls"])
+
+
+class StripeSettings(_Section):
+    """How this instance sells its plans; it sells nothing without a key."""
+
+    api_key: SecretStr | None = Field(
+        None,
+        description="Secret key of the Stripe account that plans are paid to. With it the instance's first organization starts on the free plan. "
+        "Without it there is no checkout, no portal and no webhook.",
+    )
+    webhook_secret: SecretStr | None = Field(None, description="Signing secret (`whsec_…`) of the webhook endpoint; needed with a key.")
+    webhook_secret_previous: SecretStr | None = Field(None, description="The signing secret before this one, while Stripe signs with both.")
+    api_base: str = Field("https://api.stripe.com", description="Where Stripe's API is; https, but on the machine itself.")
+    prices: StripePrices = StripePrices()
+    meters: StripeMeters = StripeMeters()
+
+
+class BillingSettings(_Section):
+    """What selling plans needs beside Stripe."""
+
+    allowed_origins: tuple[str, ...] = Field(
+        (), description="Origins that a checkout may lead back to, beside the issuer's own.", examples=['["https://app.example.com"]']
+    )
+    grace_days: int = Field(7, ge=0, le=90, description="Days that a plan goes on after its first failed payment.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for allowed in self.allowed_origins:
+            _require_origin(allowed, "billing.allowed_origins")
+        return self
+
+
+class FeatureSettings(_Section):
+    """What this server offers and does. A group of operations that is off is not there: 404, and not in the OpenAPI document."""
+
+    analytics: bool = Field(True, description="Serve `/analytics`. What it shows is counted either way.")
+    billing: bool = Field(True, description="Serve checkout, customer portal and Stripe's webhook, where there is a Stripe key. Usage is shown either way.")
+    tier_enforcement: bool = Field(
+        True, description="Plans limit agents, calls and tokens, and how long history is kept. Off: only what is set on an organization itself limits it."
+    )
 
 
 class Settings(BaseSettings):
@@ -115,6 +169,10 @@ class Settings(BaseSettings):
     tokens: TokenSettings = TokenSettings()
     cors: CorsSettings = CorsSettings()
     vault: VaultSettings = VaultSettings()
+    features: FeatureSettings = FeatureSettings()
+    plans: PlanSettings = PlanSettings()
+    stripe: StripeSettings = StripeSettings()
+    billing: BillingSettings = BillingSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -124,6 +182,7 @@ class Settings(BaseSettings):
             host = "localhost" if self.host in {"0.0.0.0", "::"} else f"[{self.host}]" if ":" in self.host else self.host  # noqa: S104
             object.__setattr__(self, "issuer", f"http://{host}:{self.port}")
         _require_origin(self.issuer, "issuer")
+        _require_private_origin(self.stripe.api_base, "stripe.api_base")
         if self.tokens.default_audience is not None and not urlsplit(self.tokens.default_audience).scheme:
             raise ValueError("tokens.default_audience: must be an absolute URI")
         if self.environment == "production":
@@ -200,6 +259,13 @@ def _require_origin(url: str, name: str) -> None:
         has_host = False
     if not has_host or parts.scheme not in {"http", "https"} or url != f"{parts.scheme}://{parts.netloc}" or "@" in parts.netloc or url != url.lower():
         raise ValueError(f"{name}: must be scheme://host[:port] in lower case, without path or trailing slash")
+
+
+def _require_private_origin(url: str, name: str) -> None:
+    """What secrets are sent to."""
+    _require_origin(url, name)
+    if not url.startswith("https://") and urlsplit(url).hostname not in {"127.0.0.1", "::1", "localhost"}:
+        raise ValueError(f"{name}: must be https, but on the machine itself")
 
 
 def _one_line(error: ValidationError) -> str:

@@ -20,6 +20,7 @@ class Problem(Exception):
     code: ClassVar[str] = "INTERNAL_SERVER_ERROR"
     title: ClassVar[str] = "An unexpected error occurred. Please try again later."
     oauth_error: ClassVar[str] = "server_error"
+    plan_limit: ClassVar[str | None] = None  # which limit of an organization's plan is reached; such refusals come in great numbers
 
     def __init__(
         self,
@@ -112,12 +113,28 @@ class HeadersTooLarge(Problem):
 
 class OverLimit(Problem):
     status, code, oauth_error = 403, "TIER_LIMIT_EXCEEDED", "invalid_request"
-    title = "The plan's limit is reached."
+    title = "The organization has as many agents as it may have."
+    plan_limit = "agents"
 
 
 class TooManyRequests(Problem):
     status, code, oauth_error = 429, "RATE_LIMIT_EXCEEDED", "slow_down"
     title = "Too many requests; wait and try again."
+
+
+class DayUsedUp(TooManyRequests):
+    """What an organization may use in a UTC day."""
+
+    code = "TIER_LIMIT_EXCEEDED"
+    title = "What the organization may use in a day is used up; more at midnight UTC."
+
+    def __init__(self, retry_after_seconds: int, audit: Sequence[AuditEntry] = ()) -> None:
+        super().__init__(headers={"Retry-After": str(retry_after_seconds)}, audit=audit)
+
+
+class TooManyCalls(DayUsedUp):
+    title = "The organization has used up its calls of today; more at midnight UTC."
+    plan_limit = "calls"
 
 
 class Unavailable(Problem):

@@ -59,6 +59,9 @@ AUDIT_LINE_BYTES_MAX: Final = 1024 * 1024  # of an export; events have about 600
 STREAM_SECONDS_MAX: Final = 60  # a reader that does not take the next piece of a stream for so long is cut off
 TIMESTAMP_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the end of RFC 3339
 
+LIMIT_NOTE_MS: Final = 60_000  # refusals at one limit of one organization leave an audit event this often in a process
+LIMIT_NOTES_MAX: Final = 10_000  # organizations at a limit that are remembered for it, about 200 bytes each
+
 # Database -----------------------------------------------------------------------------------
 WRITE_QUEUE_MAX: Final = 4096  # units of work waiting for the SQLite writer; 503 above
 WRITE_BATCH_MAX: Final = 512  # units handed to the writer at once; a commit takes fewer than twice as many, which bounds the time of the write lock
@@ -92,6 +95,33 @@ CHECKPOINT_FRESH_MS: Final = 35_000  # a chain's next checkpoint is signed when 
 CHECKPOINTS_SIGNED_MAX: Final = 10  # in one transaction: about 10 ms
 RETENTION_INTERVAL_SECONDS: Final = 600.0  # what is due to be forgotten is looked for this often
 RETENTION_ORGANIZATIONS: Final = 100  # looked at in one read
+
+# Analytics ----------------------------------------------------------------------------------
+ANALYTICS_DAYS_MAX: Final = 90  # api.md section 7; a page of agents reads up to 18,000 rows
+ANALYTICS_DAYS_DEFAULT: Final = 30
+USAGE_SUMMARY_DAYS_MAX: Final = 366  # a year, of one row a day and meter
+ACTIVITY_DAYS_KEPT: Final = 400  # of what agents did by day and hour: more than a year, whatever is asked for one day
+
+# Billing ------------------------------------------------------------------------------------
+STRIPE_SECONDS_MAX: Final = 8  # for everything that one of our answers asks Stripe; a checkout is answered within 10 s
+STRIPE_REPEATS_MAX: Final = 1  # of one call, under its idempotency key, after a failure that may pass
+STRIPE_KEYS_MAX: Final = 3  # Stripe says a server error again to whoever repeats its key: then the next key is tried
+STRIPE_ANSWER_BYTES_MAX: Final = 4 * 1024 * 1024  # a hundred subscriptions have about 500 KB
+STRIPE_SIGNATURE_SECONDS_MAX: Final = 300  # Stripe's own tolerance; either way, because clocks differ either way
+STRIPE_SIGNATURE_CHARACTERS_MAX: Final = 2048  # of the header; Stripe's has about 150 for each secret
+STRIPE_ID_CHARACTERS_MAX: Final = 128  # Stripe's ids have at most about 70
+CHECKOUT_LEFT_MS_MIN: Final = 1_800_000  # an open checkout is handed out again if it lives this much longer
+URL_CHARACTERS_MAX: Final = 2048  # of an address that somebody is sent back to
+BILLING_POLL_SECONDS: Final = 1.0  # what other processes accepted, and what is due again, is looked for this often
+BILLING_LEASE_MS: Final = 30_000  # whoever took an event and has not applied it by then is taken for dead
+BILLING_ATTEMPTS_MAX: Final = 10  # with doubled pauses about a quarter of an hour; then the event is parked
+BILLING_RETRY_MS: Final = 1_000  # the first pause
+BILLING_REASON_CHARACTERS_MAX: Final = 200  # why an event was parked
+BILLING_EVENTS_KEPT_MS: Final = 90 * 24 * 3600 * 1000  # Stripe repeats an event for three days
+BILLING_INTERVAL_SECONDS: Final = 30.0  # ends of grace, usage to report and parked events are looked for this often
+METER_DELAY_MS: Final = 900_000  # after midnight no count of the day before is still being committed
+METER_DAYS_MAX: Final = 30  # Stripe takes usage of the last 35 days
+METERS_REPORTED_MAX: Final = 50  # counts read at once
 
 # Vault --------------------------------------------------------------------------------------
 VAULT_SECONDS_MAX: Final = 10  # for one answer; a start waits for it

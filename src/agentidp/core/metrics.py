@@ -12,6 +12,9 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self.tokens_issued = Counter("agentidp_tokens_issued", "Access tokens issued", registry=registry)
         self.agents_registered = Counter("agentidp_agents_registered", "Agents registered", registry=registry)
+        self.limit_rejections = Counter("agentidp_billing_limit_rejections", "Requests refused at a limit of a plan", ["limit"], registry=registry)
+        for limit in ("agents", "calls", "tokens"):
+            self.limit_rejections.labels(limit)
         self.requests = Counter("agentidp_http_requests", "Requests answered", ["method", "route", "status_code"], registry=registry)
         self.request_seconds = Histogram("agentidp_http_request_duration_seconds", "Time to answer", ["method", "route"], buckets=_SECONDS, registry=registry)
         self.database_seconds = Histogram(

@@ -12,6 +12,7 @@ from agentidp.core.errors import (
     OverLimit,
     PayloadTooLarge,
     Problem,
+    TooManyCalls,
     Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
@@ -25,13 +26,18 @@ _CHALLENGE = {"WWW-Authenticate": {"description": "RFC 6750 challenge", "schema"
 _RETRY = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
 
 
-def secured(scope: str, *errors: type[Problem], body: bool = False, otherwise: str | None = None, scope_note: str | None = None) -> dict[str, Any]:
+def secured(
+    scope: str, *errors: type[Problem], body: bool = False, otherwise: str | None = None, scope_note: str | None = None, essential: bool = False
+) -> dict[str, Any]:
     """Keyword arguments of a route that needs a bearer token.
 
     `otherwise` is the scope that is needed where `scope` is not enough: for another agent than the token's. `scope_note` says it in words.
+    `essential`: answered also when the organization has used up its calls of the day, because it is the way to more.
     """
-    known = (*ALWAYS, Unauthenticated, Forbidden, *errors, *(_WITH_BODY if body else ()))
+    known = (*ALWAYS, Unauthenticated, Forbidden, *(() if essential else (TooManyCalls,)), *errors, *(_WITH_BODY if body else ()))
     extra: dict[str, Any] = {"x-scope": scope, "security": [{"bearer": []}]}
+    if essential:
+        extra["x-essential"] = True
     if otherwise:
         extra["x-scope-otherwise"] = otherwise
     if scope_note:

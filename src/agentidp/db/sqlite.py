@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
+import msgspec
 import sqlalchemy as sa
 
 from agentidp.core import limits
@@ -61,6 +62,7 @@ def connect(path: Path, *, readonly: bool = False) -> sa.Engine:
         max_overflow=0,
         hide_parameters=True,  # they may be hashes and sealed values, and errors are logged
         connect_args={"timeout": limits.SQLITE_BUSY_MS / 1000, "check_same_thread": False},
+        json_serializer=_canonical_json,
     )
 
     @sa.event.listens_for(engine, "connect")
@@ -77,6 +79,11 @@ def connect(path: Path, *, readonly: bool = False) -> sa.Engine:
         connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _canonical_json(value: object) -> str:
+    """The form in which the audit chain hashes it (RFC 8785): an event is verified without encoding it again."""
+    return msgspec.json.encode(value, order="sorted").decode()
 
 
 class SqliteDatabase:

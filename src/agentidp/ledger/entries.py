@@ -32,7 +32,9 @@ class Snapshot:
     expires_at: int | None
     scopes: frozenset[str]
     token_epoch: int
-    tokens_per_day_max: int | None
+    tokens_per_day_max: int | None  # the organization's own limit, else the plan's
+    calls_per_day_max: int | None
+    plan_tier: str
     last_used_at: int | None = None  # as far as this process knows
 
     @property
@@ -87,6 +89,7 @@ class Entry(msgspec.Struct):
     token_issued_at: int = 0  # milliseconds; with `token_id` only
     key_id: str | None = None  # must not be withdrawn
     used: bool = False  # stamp the credential's last use
+    essential: bool = False  # counted as any other, but not refused when the day's limit is reached
     verdict: Verdict = Verdict.RECORDED
 
 
@@ -124,14 +127,18 @@ def counters(batch: Iterable[Entry], now: int) -> dict[Counter, list[Entry]]:
 
 
 def refuse_over_limit(counted: Sequence[Entry], total: int) -> int:
-    """Refuse the newest entries beyond the day's limit. `total` is the counter with all of them. Returns how many were refused."""
-    limit = counted[0].snapshot.tokens_per_day_max
-    if limit is None or counted[0].meter != "tokensIssued":
+    """Refuse the newest entries beyond the day's limit. `total` is the counter with all of them. Returns how many were refused.
+
+    All were confirmed on one revision of the organization, so they agree on its limit.
+    """
+    first = counted[0]
+    limit = first.snapshot.tokens_per_day_max if first.meter == "tokensIssued" else first.snapshot.calls_per_day_max if first.meter == "apiCalls" else None
+    if limit is None or total <= limit:
         return 0
-    over = min(max(0, total - limit), len(counted))
-    for entry in counted[len(counted) - over :]:
+    refused = [entry for entry in reversed(counted) if not entry.essential][: total - limit]
+    for entry in refused:
         entry.verdict = Verdict.OVER_LIMIT
-    return over
+    return len(refused)
 
 
 def events(batch: Iterable[Entry]) -> list[tuple[str, Event]]:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from agentidp.core.errors import Problem, Unavailable
+from agentidp.core.plans import Plans
 from agentidp.db.unit import Database
 from agentidp.ledger.entries import Entry, SecretSnapshot, Snapshot, Verdict
 from agentidp.ledger.snapshots import Snapshots
@@ -16,9 +17,9 @@ T = TypeVar("T")
 class Ledger:
     """What endpoints append to. Nothing is acknowledged before it is durable, nothing is granted on a snapshot that the commit has not confirmed."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, plans: Plans) -> None:
         self._database = database
-        self.snapshots = Snapshots(database)
+        self.snapshots = Snapshots(database, plans)
 
     async def settle(
         self,

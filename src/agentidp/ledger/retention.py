@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import sqlalchemy as sa
 
 from agentidp.core import limits
+from agentidp.core.plans import Plans
 from agentidp.db.schema import audit_checkpoints, audit_events, audit_heads, organizations
 from agentidp.db.unit import Tx
 from agentidp.ledger.entries import DAY_MS
-
-RETENTION_DAYS: Final[dict[str, int | None]] = {"free": 90, "pro": 365, "enterprise": None}  # by plan; None: for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +20,7 @@ class Cut:
     size: int
 
 
-def find_cuts(tx: Tx, after: str) -> tuple[Sequence[Cut], str | None]:
+def find_cuts(tx: Tx, after: str, plans: Plans) -> tuple[Sequence[Cut], str | None]:
     """What is due to be forgotten of the next organizations beyond `after`, and the last of them, None when there are no more.
 
     What was sealed by the time of a checkpoint is no younger than it: the cut is the last checkpoint that is older than the plan keeps.
@@ -37,7 +35,7 @@ def find_cuts(tx: Tx, after: str) -> tuple[Sequence[Cut], str | None]:
     )
     cuts, rows = [], tx.all(query)
     for row in rows:
-        days = RETENTION_DAYS[row.plan_tier]
+        days = plans[row.plan_tier].audit_kept_days
         if days is None:
             continue
         older = sa.and_(kept.organization_id == row.organization_id, kept.signed_at <= tx.now - days * DAY_MS)

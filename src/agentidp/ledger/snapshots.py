@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from agentidp.core import limits
 from agentidp.core.caller import SYSTEM, Caller
+from agentidp.core.plans import Plans, limit_of
 from agentidp.db.schema import agents, credential_secrets, credentials, organizations
 from agentidp.db.unit import Database, Tx
 from agentidp.ledger.entries import SecretSnapshot, Snapshot
@@ -25,6 +26,7 @@ _COLUMNS = (
     agents.c.scopes,
     agents.c.token_epoch,
     organizations.c.max_tokens_per_day,
+    organizations.c.plan_tier,
 )
 _TABLES = credentials.join(agents, sa.and_(agents.c.organization_id == credentials.c.organization_id, agents.c.agent_id == credentials.c.agent_id)).join(
     organizations, organizations.c.organization_id == credentials.c.organization_id
@@ -34,8 +36,8 @@ _TABLES = credentials.join(agents, sa.and_(agents.c.organization_id == credentia
 class Snapshots:
     """The snapshots that this process has read, by credential key and by credential id; the oldest go when there are too many."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, plans: Plans) -> None:
+        self._database, self._plans = database, plans
         self._by_key: dict[str, SecretSnapshot] = {}
         self._by_id: dict[tuple[str, str], Snapshot] = {}
 
@@ -43,7 +45,7 @@ class Snapshots:
         """From the cache or the database; what does not exist is not cached."""
         found = self._by_key.get(credential_key)
         if found is None:
-            found = await self._database.read(read_secret_snapshot, SYSTEM, credential_key)
+            found = await self._database.read(read_secret_snapshot, SYSTEM, credential_key, self._plans)
             if found is not None:
                 _keep(self._by_key, credential_key, found)
         return found
@@ -51,7 +53,7 @@ class Snapshots:
     async def find(self, organization_id: str, credential_id: str) -> Snapshot | None:
         found = self._by_id.get((organization_id, credential_id))
         if found is None:
-            found = await self._database.read(read_snapshot, Caller(organization_id), organization_id, credential_id)
+            found = await self._database.read(read_snapshot, Caller(organization_id), organization_id, credential_id, self._plans)
             if found is not None:
                 _keep(self._by_id, (organization_id, credential_id), found)
         return found
@@ -64,7 +66,7 @@ class Snapshots:
             self._by_id.pop((found.organization_id, found.credential_id), None)
 
 
-def read_secret_snapshot(tx: Tx, credential_key: str) -> SecretSnapshot | None:
+def read_secret_snapshot(tx: Tx, credential_key: str, plans: Plans) -> SecretSnapshot | None:
     """The one query that looks across organizations: a credential key belongs to exactly one."""
     secret = credential_secrets
     query = (
@@ -75,16 +77,17 @@ def read_secret_snapshot(tx: Tx, credential_key: str) -> SecretSnapshot | None:
         .where(secret.c.credential_key == credential_key)
     )
     row = tx.one(query)
-    return None if row is None else SecretSnapshot(credential_key, row.secret_hash, row.valid_until, _from_row(row))
+    return None if row is None else SecretSnapshot(credential_key, row.secret_hash, row.valid_until, _from_row(row, plans))
 
 
-def read_snapshot(tx: Tx, organization_id: str, credential_id: str) -> Snapshot | None:
+def read_snapshot(tx: Tx, organization_id: str, credential_id: str, plans: Plans) -> Snapshot | None:
     query = sa.select(*_COLUMNS).select_from(_TABLES).where(credentials.c.organization_id == organization_id, credentials.c.credential_id == credential_id)
     row = tx.one(query)
-    return None if row is None else _from_row(row)
+    return None if row is None else _from_row(row, plans)
 
 
-def _from_row(row: sa.Row[Any]) -> Snapshot:
+def _from_row(row: sa.Row[Any], plans: Plans) -> Snapshot:
+    plan = plans[row.plan_tier]
     return Snapshot(
         organization_id=row.organization_id,
         agent_id=row.agent_id,
@@ -97,7 +100,9 @@ def _from_row(row: sa.Row[Any]) -> Snapshot:
         expires_at=row.expires_at,
         scopes=frozenset(row.scopes.split()),
         token_epoch=row.token_epoch,
-        tokens_per_day_max=row.max_tokens_per_day,
+        tokens_per_day_max=limit_of(row.max_tokens_per_day, plan.max_tokens_per_day),
+        calls_per_day_max=plan.max_calls_per_day,
+        plan_tier=row.plan_tier,
     )
 
 

@@ -11,6 +11,7 @@ from agentidp.agents.actions import register_agent
 from agentidp.agents.queries import count_agents, get_agent
 from agentidp.agents.rules import AgentAlreadyDecommissioned, AgentNotFound, NewAgent
 from agentidp.core.caller import OPERATOR_SCOPE
+from agentidp.core.plans import Plans
 from agentidp.credentials.actions import generate_credential
 from agentidp.db.schema import organization_members, organizations
 from agentidp.db.unit import Tx
@@ -104,7 +105,7 @@ def remove_member(tx: Tx, agent_id: str) -> None:
     tx.record("org.member_removed", "agent", agent_id, role=role)
 
 
-def register_administrator(tx: Tx, email: str, secret_key: bytes) -> NewAdministrator:
+def register_administrator(tx: Tx, email: str, secret_key: bytes, *, plans: Plans) -> NewAdministrator:
     """An agent with a credential and the role `admin`: the way into an organization that is empty or has lost its secrets.
 
     It may ask for what the caller's token holds, the operator's own scope excepted. Raises OrganizationNotFound, OrganizationDeleted,
@@ -126,6 +127,7 @@ def register_administrator(tx: Tx, email: str, secret_key: bytes) -> NewAdminist
             scopes=scopes,
             description="An administrator of the organization, registered by the instance's operator.",
         ),
+        plans=plans,
     )
     created = generate_credential(tx, agent.agent_id, secret_key)
     add_member(tx, agent.agent_id, "admin")

@@ -18,6 +18,7 @@ from agentidp.core.errors import OverLimit
 from agentidp.core.http import NO_STORE
 from agentidp.core.ids import new_id
 from agentidp.core.operations import secured
+from agentidp.core.plans import PlanTier
 from agentidp.core.resources import ABSENT, LINE, Email, InstantOut, Page, PageParameters, RequestBody, Resource, Uuid, WholeNumber
 from agentidp.db.paging import page_request
 from agentidp.db.unit import Tx
@@ -30,7 +31,6 @@ from agentidp.organizations.rules import (
     OrganizationDeleted,
     OrganizationNotFound,
     OrganizationStatus,
-    PlanTier,
     Role,
     SlugTaken,
     acting_in,
@@ -60,8 +60,8 @@ class OrganizationResource(Resource):
     name: str
     slug: str
     plan_tier: PlanTier
-    max_agents: int | None = Field(description="How many agents it may have that are not decommissioned; null: no limit is set.")
-    max_tokens_per_day: int | None = Field(description="How many tokens it may be issued in a UTC day; null: no limit is set.")
+    max_agents: int | None = Field(description="How many agents it may have that are not decommissioned; null: as many as the plan allows.")
+    max_tokens_per_day: int | None = Field(description="How many tokens it may be issued in a UTC day; null: as many as the plan allows.")
     status: OrganizationStatus
     created_at: InstantOut
     updated_at: InstantOut
@@ -189,7 +189,8 @@ async def delete(request: Request, org_id: OrganizationPath) -> Response:
 )
 async def register_administrator(request: Request, response: Response, org_id: OrganizationPath, body: AdministratorRequest) -> AdministratorWithSecret:
     """Register an agent with a credential that administers the organization. The first one, or one more when all secrets are lost."""
-    created = await _write(request, org_id, actions.register_administrator, body.email.lower(), instance_of(request).secret_key)
+    instance = instance_of(request)
+    created = await _write(request, org_id, actions.register_administrator, body.email.lower(), instance.secret_key, plans=instance.plans)
     response.headers.update(NO_STORE)
     return AdministratorWithSecret(**asdict(created), client_id=created.agent_id)
 

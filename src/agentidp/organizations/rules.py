@@ -8,7 +8,6 @@ from agentidp.core.caller import OPERATOR_SCOPE, AuditEntry, Caller
 from agentidp.core.errors import Conflict, Forbidden, NotFound
 from agentidp.core.ids import is_id
 
-PlanTier = Literal["free", "pro", "enterprise"]
 OrganizationStatus = Literal["active", "suspended", "deleted"]
 Role = Literal["member", "admin"]
 

@@ -58,9 +58,10 @@ def issue_token(
     token = IssuedToken(
         client.organization_id, client.agent_id, client.credential_id, token_id, client.token_epoch, to_text(scopes), audience, issued_at, expires_at
     )
-    metadata = {"scope": token.scope, "audience": audience, "credentialId": client.credential_id, "expiresAt": to_rfc3339(expires_at * 1000)}
+    # in the order of names, which is the canonical form: the chain is verified without sorting them again
+    metadata = {"audience": audience, "credentialId": client.credential_id, "expiresAt": to_rfc3339(expires_at * 1000), "scope": token.scope}
     event = Event(new_id(now), client.agent_id, "token.issued", "token", token_id, msgspec.json.encode(metadata).decode(), origin)
-    return Entry(client, "tokensIssued", event, used=_is_use_due(client, now)), token
+    return Entry(client, "tokensIssued", event, used=_is_use_due(client, now), essential=OPERATOR_SCOPE in scopes), token
 
 
 def note_use(entry: Entry, now: int) -> None:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from agentidp.agents.rules import AgentNotFound
 from agentidp.auth import guard
-from agentidp.auth.authority import is_alive
+from agentidp.auth.authority import is_alive, require_call
 from agentidp.auth.guard import GuardedRoute, OAuthRoute, write
 from agentidp.auth.instance import instance_of
 from agentidp.auth.jws import InvalidToken
@@ -20,7 +20,7 @@ from agentidp.auth.jwt import VerifiedClaims, verify_access_token
 from agentidp.auth.scopes import SCOPES
 from agentidp.core import limits
 from agentidp.core.caller import AuditEntry, Caller
-from agentidp.core.errors import Invalid, InvalidScopes, Unauthenticated
+from agentidp.core.errors import Invalid, InvalidScopes, TooManyCalls, Unauthenticated
 from agentidp.core.http import NO_STORE, JsonResponse
 from agentidp.core.operations import oauth, secured
 from agentidp.core.secrets import keyed_hash
@@ -119,7 +119,7 @@ async def token(request: Request) -> Response:
     "/token/introspect",
     operation_id="introspectToken",
     response_model=Introspection,
-    **oauth(TokenForm, InvalidClient, UnauthorizedClient, NotYourToken, security=[{"bearer": []}, {"basic": []}, {}], otherwise="tokens:read"),
+    **oauth(TokenForm, InvalidClient, UnauthorizedClient, NotYourToken, TooManyCalls, security=[{"bearer": []}, {"basic": []}, {}], otherwise="tokens:read"),
 )
 async def introspect(request: Request) -> Response:
     """Ask whether a token of your organization is active. Authenticate with a bearer token holding `tokens:read`, or as a client."""
@@ -145,6 +145,7 @@ async def introspect(request: Request) -> Response:
         InvalidClient,
         UnauthorizedClient,
         NotYourToken,
+        TooManyCalls,
         security=[{"bearer": []}, {"basic": []}, {}],
         otherwise="tokens:write",
         answer="Revoked, or nothing to revoke.",
@@ -169,7 +170,7 @@ async def revoke_all(request: Request, agent_id: Annotated[str, Path(alias="agen
 
 
 async def _authenticate(request: Request, form: Form, scope: str) -> Caller:
-    """A bearer token with the scope, or the client itself. Raises Unauthenticated, Forbidden, InvalidClient, UnauthorizedClient."""
+    """A bearer token with the scope, or the client itself. Raises Unauthenticated, Forbidden, InvalidClient, UnauthorizedClient, TooManyCalls."""
     if request.headers.get("authorization", "").lower().startswith("bearer"):
         if "client_secret" in form:
             raise Invalid("Authenticate either with a bearer token or as a client, not both.")
@@ -186,6 +187,7 @@ async def _authenticate(request: Request, form: Form, scope: str) -> Caller:
         return actions.caller_entry(actions.authenticate_client(stored, presented_hash, client.client_id, now), now, guard.origin(request))
 
     settled, caller = await instance.ledger.settle(lambda: instance.ledger.snapshots.find_secret(key), decide, lambda caller: caller)
+    require_call(settled, instance.clock())
     actions.note_use(settled, instance.clock())
     request.scope["agentidp.caller"] = caller
     return caller

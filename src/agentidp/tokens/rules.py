@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from agentidp.core import limits
-from agentidp.core.caller import AuditEntry
-from agentidp.core.errors import Forbidden, Invalid, InvalidScopes, Problem, TooManyRequests
+from agentidp.core.errors import DayUsedUp, Forbidden, Invalid, InvalidScopes, Problem
 
 _SCOPE = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]+( [\x21\x23-\x5B\x5D-\x7E]+)*", re.ASCII)
 # An absolute URI without fragment (RFC 3986 section 4.3); one of http or https names its host.
@@ -42,12 +41,9 @@ class InvalidTarget(Invalid):
     title = "Each resource must be an absolute URI without fragment."
 
 
-class TooManyTokens(TooManyRequests):
-    code, oauth_error = "TIER_LIMIT_EXCEEDED", "slow_down"
+class TooManyTokens(DayUsedUp):
     title = "The organization has used up its tokens of today; more at midnight UTC."
-
-    def __init__(self, retry_after_seconds: int, audit: Sequence[AuditEntry] = ()) -> None:
-        super().__init__(headers={"Retry-After": str(retry_after_seconds)}, audit=audit)
+    plan_limit = "tokens"
 
 
 class NotYourToken(Forbidden):

@@ -1,0 +1,1 @@
+"""The plans, where an organization stands on its own, and the way to a higher one."""
