@@ -5,12 +5,13 @@ declarations. It has not been held against the real Stripe.
 
 In a test: `with serving_stripe(FakeStripe()) as fake: …`, then `fake.url`, `fake.pay(session_id)`, `fake.deliver(webhook_url)`.
 
-By hand, to walk through billing without an account at Stripe, in a clone:
+By hand, to walk through billing without an account at Stripe, in a clone with the packages of the tests (`make check` loads them):
 
     .venv/bin/python -m tests.fakes.fake_stripe --port 12111 --webhook http://127.0.0.1:3000/api/v1/billing/webhook
 
 It prints the settings to start AgentIdP with. A checkout's address then shows a page with a Pay button, the customer portal's address one with
-buttons for what can happen to a subscription, and each event is sent to the webhook at once.
+buttons for what can happen to a subscription and with the usage that was reported, and each event is sent to the webhook at once. It forgets
+everything when it ends.
 """
 
 import argparse
@@ -284,7 +285,8 @@ def main() -> None:
     with serving_stripe(fake, options.port), contextlib.suppress(KeyboardInterrupt):
         print(f"The fake Stripe answers at {fake.url}. Start AgentIdP with:\n")
         print(f"  AGENTIDP_STRIPE__API_KEY=sk_test_fake AGENTIDP_STRIPE__API_BASE={fake.url} AGENTIDP_STRIPE__WEBHOOK_SECRET={WEBHOOK_SECRET}")
-        print("  AGENTIDP_STRIPE__PRICES__PRO=price_pro AGENTIDP_STRIPE__PRICES__ENTERPRISE=price_enterprise\n", flush=True)
+        print("  AGENTIDP_STRIPE__PRICES__PRO=price_pro AGENTIDP_STRIPE__PRICES__ENTERPRISE=price_enterprise")
+        print("  AGENTIDP_STRIPE__METERS__TOKENS=tokens_issued AGENTIDP_STRIPE__METERS__CALLS=api_calls\n", flush=True)
         while True:
             changed.wait()
             changed.clear()

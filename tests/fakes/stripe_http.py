@@ -109,6 +109,8 @@ def portal_page(fake: Any, portal_id: str) -> tuple[int, bytes, dict[str, str]]:
             is_over = subscription["status"] == "canceled"
             buttons = "" if is_over else "".join(button(name, subscription["id"], name.replace("_", " ").capitalize()) for name in CONTROLS[2:])
             parts.append(f"<h2>{html.escape(subscription['id'])}: {subscription['status']}</h2>{buttons}")
+    reported = sorted({event["event_name"] for event in fake.all("billing.meter_event")})
+    parts += [f"<p>Reported: {html.escape(name)} {fake.metered(portal['customer'], name)}</p>" for name in reported]
     back = f'<p><a href="{html.escape(portal["return_url"])}">Back</a></p>' if portal["return_url"] else ""
     return page("Customer portal at the fake Stripe", "".join(parts) + back)
 

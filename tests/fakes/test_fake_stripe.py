@@ -207,6 +207,7 @@ def test_a_person_pays_and_cancels_in_the_browser(fake: FakeStripe, api: Any) ->
     customer = api.customers.create().id
     session = checkout(api, customer=customer)
     portal = api.billing_portal.sessions.create({"customer": customer, "return_url": "https://shop.example/?a=1&b=2"})
+    api.billing.meter_events.create({"event_name": "tokens", "payload": {"stripe_customer_id": customer, "value": "12"}})
     changes = itertools.count()
     fake.on_change = lambda: next(changes)
     with httpx2.Client(trust_env=False) as browser:
@@ -218,6 +219,7 @@ def test_a_person_pays_and_cancels_in_the_browser(fake: FakeStripe, api: Any) ->
         (subscription,) = fake.all("subscription")
         page = browser.get(portal.url)
         assert subscription["id"] in page.text
+        assert "Reported: tokens 12" in page.text
         assert "?a=1&amp;b=2" in page.text
         assert browser.post(f"{fake.url}/_control/cancel/{subscription['id']}", headers={"referer": portal.url}).headers["location"] == portal.url
         assert subscription["status"] == "canceled"
