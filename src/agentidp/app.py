@@ -1,11 +1,12 @@
 """The composition root: builds the ASGI application out of the slices' routers. Decides nothing."""
 
 import contextlib
+import functools
 import itertools
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentidp import documents, health, worker
 from agentidp.agents import api as agents
+from agentidp.analytics import api as analytics
 from agentidp.audit import api as audit
 from agentidp.auth.guard import OAuthRoute, internal_error
 from agentidp.auth.instance import Instance
@@ -40,12 +42,20 @@ ROUTERS: tuple[APIRouter, ...] = (
     tokens.router,
     organizations.router,
     audit.router,
+    analytics.router,
     oidc.oauth_router,
     oidc.router,
     health.router,
     documents.router,
 )
-ROUTES: tuple[APIRoute, ...] = tuple(route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute))
+FEATURES: dict[str, APIRouter] = {"analytics": analytics.router}  # what `settings.features` can take away
+
+
+def _routes_of(routers: Iterable[APIRouter]) -> list[APIRoute]:
+    return [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+
+
+ROUTES: tuple[APIRoute, ...] = tuple(_routes_of(ROUTERS))
 
 
 def methods_of(route: APIRoute) -> list[str]:
@@ -86,10 +96,12 @@ class Edge:
 
     def __init__(self, settings: Settings, clock: Clock, on_start: Callable[[Started], None], on_failure: Callable[[BaseException], None]) -> None:
         self._settings, self._clock, self._on_start, self._on_failure = settings, clock, on_start, on_failure
-        self._oauth = {(method, route.path): route for route in ROUTES if isinstance(route, OAuthRoute) for method in methods_of(route)}
+        routers = [router for router in ROUTERS if _is_on(router, settings)]
+        routes = _routes_of(routers)
+        self._oauth = {(method, route.path): route for route in routes if isinstance(route, OAuthRoute) for method in methods_of(route)}
         self.oauth_targets = {(method.encode(), path.encode()): route for (method, path), route in self._oauth.items()}
-        self._framework = _framework()
-        self._openapi = documents.build_openapi(list(ROUTES), settings.issuer)
+        self._framework = _framework(routers, routes)
+        self._openapi = documents.build_openapi(routes, settings.issuer)
         self._instance: Instance
         self._probe: health.Probe
 
@@ -182,20 +194,24 @@ class Edge:
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-def _framework() -> FastAPI:
+def _is_on(router: APIRouter, settings: Settings) -> bool:
+    return all(getattr(settings.features, name) for name, feature in FEATURES.items() if feature is router)
+
+
+def _framework(routers: Sequence[APIRouter], routes: Sequence[APIRoute]) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for router in ROUTERS:
+    for router in routers:
         app.include_router(router)
-    handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {HTTPException: _unrouted}
+    handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {HTTPException: functools.partial(_unrouted, routes)}
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
     return app
 
 
-async def _unrouted(request: Request, _: HTTPException) -> Response:
+async def _unrouted(routes: Sequence[APIRoute], request: Request, _: HTTPException) -> Response:
     """No route took the request: 405 with every method that the path knows, or 404."""
     path = request.scope["path"]
-    allowed = sorted({method for route in ROUTES if route.path_regex.match(path) for method in methods_of(route)})
+    allowed = sorted({method for route in routes if route.path_regex.match(path) for method in methods_of(route)})
     problem: Problem = MethodNotAllowed(headers={"Allow": ", ".join(allowed)}) if allowed else NotFound()
     return render(problem, oauth=_is_oauth(request.scope))
 

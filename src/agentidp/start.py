@@ -9,6 +9,7 @@ from agentidp.auth.instance import Instance
 from agentidp.auth.keys import KeyStore, ensure_keys
 from agentidp.auth.master_keys import load_master_keys
 from agentidp.auth.server_secrets import CLIENT_SECRET_KEY, ensure_server_secret
+from agentidp.billing.stripe import open_stripe
 from agentidp.bootstrap import AlreadySetUp, FirstCredential, find_operator_organization, set_up_instance
 from agentidp.core.caller import SYSTEM
 from agentidp.core.clock import Clock, system_clock
@@ -37,7 +38,7 @@ class Started:
 async def start(settings: Settings, clock: Clock = system_clock) -> Started:
     """Bring the database up to date and open it. Raises WrongSettings."""
     master_keys = load_master_keys(settings)
-    url = database_url(settings)
+    url, stripe = database_url(settings), open_stripe(settings)
     await in_transaction(url, upgrade)
     metrics, nudge = Metrics(), Nudge()
     plans = plans_in_force(settings.plans, enforced=settings.features.tier_enforcement)
@@ -49,6 +50,7 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
         instance.secret_key = await database.write(ensure_server_secret, SYSTEM, sealer, CLIENT_SECRET_KEY)
         instance.audit_key = AuditKey(settings.issuer, await database.write(ensure_server_secret, SYSTEM, sealer, AUDIT_KEY))
         await database.write(ensure_keys, SYSTEM, sealer, settings.tokens.algorithm)
+        instance.stripe = stripe
         await instance.keys.reload()
         first = await _set_up_once(instance)
         organization_id = await database.read(find_operator_organization, SYSTEM)

@@ -14,6 +14,7 @@ from agentidp.core.caller import SYSTEM, Caller
 from agentidp.core.errors import Problem
 from agentidp.db.schema import credentials
 from agentidp.db.unit import Tx
+from agentidp.ledger.activity import sweep_activity
 from agentidp.ledger.heads import organizations_to_sign, sign_heads
 from agentidp.ledger.retention import find_cuts, purge
 from agentidp.ledger.sealer import ChainSealer
@@ -76,13 +77,15 @@ async def sign_chains(instance: Instance) -> None:
 
 
 async def forget_history(instance: Instance) -> None:
-    """Audit events that are older than their organization's plan keeps."""
+    """Audit events that are older than their organization's plan keeps, and what agents did so long ago that nobody can ask for it."""
     after: str | None = FIRST_ID
     while after is not None:
         cuts, after = await instance.database.read(find_cuts, SYSTEM, after)
         for cut in cuts:
             while await instance.database.write(purge, SYSTEM, cut) >= limits.SWEEP_ROWS_MAX:
                 pass
+    while await instance.database.write(sweep_activity, SYSTEM) >= limits.SWEEP_ROWS_MAX:
+        pass
 
 
 _ROUNDS: tuple[tuple[float, Callable[[Instance], Awaitable[None]]], ...] = (

@@ -5,12 +5,13 @@ declarations. It has not been held against the real Stripe.
 
 In a test: `with serving_stripe(FakeStripe()) as fake: …`, then `fake.url`, `fake.pay(session_id)`, `fake.deliver(webhook_url)`.
 
-By hand, to walk through billing without an account at Stripe, in a clone:
+By hand, to walk through billing without an account at Stripe, in a clone with the packages of the tests (`make check` loads them):
 
     .venv/bin/python -m tests.fakes.fake_stripe --port 12111 --webhook http://127.0.0.1:3000/api/v1/billing/webhook
 
 It prints the settings to start AgentIdP with. A checkout's address then shows a page with a Pay button, the customer portal's address one with
-buttons for what can happen to a subscription, and each event is sent to the webhook at once.
+buttons for what can happen to a subscription and with the usage that was reported, and each event is sent to the webhook at once. It forgets
+everything when it ends.
 """
 
 import argparse
@@ -82,7 +83,8 @@ class _Saved:
 
 
 class FakeStripe(Account):
-    """One account at Stripe, in test mode or live. All of `api_keys` open it; `clock` gives seconds since the epoch.
+    """One account at Stripe, in test mode or live. All of `api_keys` open it (`sk_test_fake` or `sk_live_fake` where none is given); `clock` gives
+    seconds since the epoch.
 
     What is set on it counts from the next request on. Control calls (`pay`, `cancel` …) put their events into the outbox; `deliver` empties it.
     """
@@ -90,13 +92,14 @@ class FakeStripe(Account):
     def __init__(
         self,
         *,
-        api_keys: Iterable[str] = ("sk_test_fake",),
+        api_keys: Iterable[str] = (),
         livemode: bool = False,
         webhook_secrets: Sequence[str] = (WEBHOOK_SECRET,),
         clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(livemode=livemode, clock=clock)
-        self.api_keys, self.webhook_secrets = frozenset(api_keys), tuple(webhook_secrets)
+        self.api_keys = frozenset(api_keys) or {"sk_live_fake" if livemode else "sk_test_fake"}
+        self.webhook_secrets = tuple(webhook_secrets)
         self.requests: list[Request] = []
         self.on_change: Callable[[], None] = lambda: None  # after each request; the program below delivers then
         self.stopping = threading.Event()  # ends what hangs
@@ -121,11 +124,7 @@ class FakeStripe(Account):
 
     def deliver(self, url: str, events: Sequence[Json] | None = None, **how: Any) -> list[webhooks.Delivery]:
         """Sends these events, else those in the outbox, to `url`; `how` is what `stripe_webhooks.deliver` takes."""
-        if events is None:
-            with self.lock:
-                events = list(self.outbox)
-                self.outbox.clear()
-        return webhooks.deliver(url, events, self.webhook_secrets, lambda: self.now, **how)
+        return webhooks.deliver(url, self.take_events() if events is None else events, self.webhook_secrets, lambda: self.now, **how)
 
     def send(self, url: str, event: Json, *, secrets: Iterable[str] | None = None, age_seconds: int = 0) -> webhooks.Delivery:
         """Sends one event once, with these secrets' signatures and one that is `age_seconds` old."""
@@ -254,11 +253,15 @@ def _replay(held: _Saved, key: str, what: tuple[str, str, Json]) -> Reply:
     return Reply(held.reply.status, held.reply.body, held.reply.headers | {"Idempotent-Replayed": "true", "Original-Request": held.request_id})
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # with the usual 5, the next clients of a crowd wait a second to connect
+
+
 @contextlib.contextmanager
 def serving_stripe(fake: FakeStripe, port: int = 0) -> Iterator[FakeStripe]:
     """The fake on a port of its own, a free one by default; its address is then in `fake.url`."""
-    server = ThreadingHTTPServer(("127.0.0.1", port), make_handler(fake))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", port), make_handler(fake))
     fake.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
@@ -282,13 +285,14 @@ def main() -> None:
     with serving_stripe(fake, options.port), contextlib.suppress(KeyboardInterrupt):
         print(f"The fake Stripe answers at {fake.url}. Start AgentIdP with:\n")
         print(f"  AGENTIDP_STRIPE__API_KEY=sk_test_fake AGENTIDP_STRIPE__API_BASE={fake.url} AGENTIDP_STRIPE__WEBHOOK_SECRET={WEBHOOK_SECRET}")
-        print("  AGENTIDP_STRIPE__PRICES__PRO=price_pro AGENTIDP_STRIPE__PRICES__ENTERPRISE=price_enterprise\n", flush=True)
+        print("  AGENTIDP_STRIPE__PRICES__PRO=price_pro AGENTIDP_STRIPE__PRICES__ENTERPRISE=price_enterprise")
+        print("  AGENTIDP_STRIPE__METERS__TOKENS=tokens_issued AGENTIDP_STRIPE__METERS__CALLS=api_calls\n", flush=True)
         while True:
             changed.wait()
             changed.clear()
-            waiting = {event["id"]: event["type"] for event in list(fake.outbox)}
-            for delivery in fake.deliver(options.webhook):
-                print(f"{waiting.get(delivery.event_id, '')} {delivery.event_id}: {delivery.status or delivery.answer}", flush=True)
+            for event in fake.take_events():
+                for delivery in fake.deliver(options.webhook, [event]):
+                    print(f"{event['type']} {event['id']}: {delivery.status or delivery.answer}", flush=True)
 
 
 if __name__ == "__main__":

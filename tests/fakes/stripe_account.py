@@ -118,6 +118,13 @@ class Account:
             self.outbox.append(event)
             return event
 
+    def take_events(self) -> list[Json]:
+        """The events of the outbox, which is empty then: for a test that sends them itself, later or never."""
+        with self.lock:
+            events = list(self.outbox)
+            self.outbox.clear()
+            return events
+
     # Checkout
 
     def open_session(self, params: Json, lines: list[Json]) -> Json:
@@ -166,6 +173,7 @@ class Account:
             subscription["latest_invoice"] = invoice["id"]
             self.emit("customer.subscription.created", subscription)
             self.emit("invoice.created", invoice)
+            self.emit("invoice.finalized", invoice)
             self._settle(invoice)
             session |= {
                 "customer_details": {"address": None, "email": self.get("customer", session["customer"])["email"], "name": None, "phone": None},

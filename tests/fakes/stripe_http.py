@@ -14,80 +14,82 @@ from tests.fakes.stripe_shapes import Json, StripeFault
 CONTROLS = ("pay", "expire", "fail_payment", "recover", "renew", "cancel")
 
 
-def make_handler(fake: Any) -> Callable[..., BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True  # head and body are two writes
+def make_handler(fake: Any) -> type[BaseHTTPRequestHandler]:
+    return type("FakeStripeHandler", (_Handler,), {"fake": fake})
 
-        def do_GET(self) -> None:
-            if self.path.startswith("/pay/"):
-                self._page(lambda: checkout_page(fake, self.path.removeprefix("/pay/")))
-            elif self.path.startswith("/portal/"):
-                self._page(lambda: portal_page(fake, self.path.removeprefix("/portal/")))
-            else:
-                self._api()
 
-        def do_POST(self) -> None:
-            if self.path.startswith("/_control/"):
-                self._control()
-            else:
-                self._api()
+class _Handler(BaseHTTPRequestHandler):
+    fake: Any
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes
 
-        def do_DELETE(self) -> None:
+    def do_GET(self) -> None:
+        if self.path.startswith("/pay/"):
+            self._page(lambda: checkout_page(self.fake, self.path.removeprefix("/pay/")))
+        elif self.path.startswith("/portal/"):
+            self._page(lambda: portal_page(self.fake, self.path.removeprefix("/portal/")))
+        else:
             self._api()
 
-        def _api(self) -> None:
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            reply = fake.reply(self.command, self.path, headers, self._body())
-            if reply.status == 0:
-                self._reset()
-            else:
-                self._send(reply.status, reply.body, reply.headers)
-            fake.on_change()
+    def do_POST(self) -> None:
+        if self.path.startswith("/_control/"):
+            self._control()
+        else:
+            self._api()
 
-        def _control(self) -> None:
-            self._body()
-            name, _, object_id = self.path.removeprefix("/_control/").partition("/")
-            if name not in CONTROLS:
-                self._send(404, b"There is no such button.", {})
-                return
+    def do_DELETE(self) -> None:
+        self._api()
 
-            def press() -> tuple[int, bytes, dict[str, str]]:
-                getattr(fake, name)(object_id)
-                fake.on_change()
-                return 303, b"", {"Location": after(fake, name, object_id, self.headers.get("Referer", "/"))}
+    def _api(self) -> None:
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        reply = self.fake.reply(self.command, self.path, headers, self._body())
+        if reply.status == 0:
+            self._reset()
+        else:
+            self._send(reply.status, reply.body, reply.headers)
+        self.fake.on_change()
 
-            self._page(press)
+    def _control(self) -> None:
+        self._body()
+        name, _, object_id = self.path.removeprefix("/_control/").partition("/")
+        if name not in CONTROLS:
+            self._send(404, b"There is no such button.", {})
+            return
 
-        def _page(self, make: Callable[[], tuple[int, bytes, dict[str, str]]]) -> None:
-            try:
-                self._send(*make())
-            except StripeFault as fault:
-                self._send(*page("Not possible", f"<p>{html.escape(str(fault))}</p>", status=fault.status))
+        def press() -> tuple[int, bytes, dict[str, str]]:
+            getattr(self.fake, name)(object_id)
+            self.fake.on_change()
+            return 303, b"", {"Location": after(self.fake, name, object_id, self.headers.get("Referer", "/"))}
 
-        def _body(self) -> str:
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        self._page(press)
 
-        def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-            try:
-                self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body)
-            except OSError:  # a client that waits no longer
-                self.close_connection = True
+    def _page(self, make: Callable[[], tuple[int, bytes, dict[str, str]]]) -> None:
+        try:
+            self._send(*make())
+        except StripeFault as fault:
+            self._send(*page("Not possible", f"<p>{html.escape(str(fault))}</p>", status=fault.status))
 
-        def _reset(self) -> None:
-            """RST instead of an answer: a socket closed with nothing left to linger for."""
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            os.close(self.connection.detach())
+    def _body(self) -> str:
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode(errors="replace")
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        try:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+        except OSError:  # a client that waits no longer
             self.close_connection = True
 
-        def log_message(self, *_: object) -> None:
-            """Tests read their own output."""
+    def _reset(self) -> None:
+        """RST instead of an answer: a socket closed with nothing left to linger for."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        os.close(self.connection.detach())
+        self.close_connection = True
 
-    return Handler
+    def log_message(self, *_: object) -> None:
+        """Tests read their own output."""
 
 
 def checkout_page(fake: Any, session_id: str) -> tuple[int, bytes, dict[str, str]]:
@@ -107,6 +109,8 @@ def portal_page(fake: Any, portal_id: str) -> tuple[int, bytes, dict[str, str]]:
             is_over = subscription["status"] == "canceled"
             buttons = "" if is_over else "".join(button(name, subscription["id"], name.replace("_", " ").capitalize()) for name in CONTROLS[2:])
             parts.append(f"<h2>{html.escape(subscription['id'])}: {subscription['status']}</h2>{buttons}")
+    reported = sorted({event["event_name"] for event in fake.all("billing.meter_event")})
+    parts += [f"<p>Reported: {html.escape(name)} {fake.metered(portal['customer'], name)}</p>" for name in reported]
     back = f'<p><a href="{html.escape(portal["return_url"])}">Back</a></p>' if portal["return_url"] else ""
     return page("Customer portal at the fake Stripe", "".join(parts) + back)
 

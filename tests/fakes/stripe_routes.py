@@ -47,10 +47,10 @@ def _list(url: str, filters: dict[str, Callable[[Json], Any]]) -> Call:
     """Newest first, by pages. `filters` are the parameters that narrow the list, each with what it is compared with."""
 
     def call(account: Account, _: str, params: Json) -> Json:
-        found = account.all(KINDS[url])[::-1]
+        found = [each for each in account.all(KINDS[url])[::-1] if "deleted" not in each]
         wanted = {name: value for name, value in params.items() if name not in {"limit", "starting_after", "ending_before"}}
-        if url == "subscriptions" and wanted.get("status", "") in {"", "all"}:
-            found = [each for each in found if each["status"] != "canceled"] if wanted.pop("status", "") != "all" else found
+        if url == "subscriptions":
+            found = _with_status(found, wanted.pop("status", None))
         for name, value in wanted.items():
             if name not in filters:
                 raise StripeFault(501, f"The fake does not filter {url} by {name}.")
@@ -58,6 +58,16 @@ def _list(url: str, filters: dict[str, Callable[[Json], Any]]) -> Call:
         return _page(account, KINDS[url], found, params, f"/v1/{url}")
 
     return call
+
+
+def _with_status(found: list[Json], status: str | None) -> list[Json]:
+    """Without a status all subscriptions but the canceled ones; `all` and `ended` are no statuses of a subscription."""
+    over = {"canceled", "incomplete_expired"}
+    return [
+        each
+        for each in found
+        if status == "all" or (status == "ended" and each["status"] in over) or (each["status"] != "canceled" if status is None else each["status"] == status)
+    ]
 
 
 def _fits(field: Any, wanted: Any) -> bool:
@@ -305,7 +315,7 @@ ROUTES: list[tuple[str, str, str, Call]] = [
         "GET",
         "/v1/subscriptions",
         "SubscriptionListParams",
-        _list("subscriptions", _of("customer", "status") | {"price": lambda each: [item["price"]["id"] for item in each["items"]["data"]]}),
+        _list("subscriptions", _of("customer") | {"price": lambda each: [item["price"]["id"] for item in each["items"]["data"]]}),
     ),
     ("GET", "/v1/subscriptions" + _ID, "SubscriptionRetrieveParams", _retrieve("subscription")),
     ("POST", "/v1/subscriptions" + _ID, "SubscriptionUpdateParams", _update_subscription),

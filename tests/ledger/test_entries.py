@@ -66,20 +66,38 @@ def test_counters_are_locked_in_one_order_and_leave_out_what_is_refused() -> Non
     assert list(counters([Entry(SNAPSHOT, "apiCalls")], NOW - 2)) == [("o1", 19_999, "apiCalls")]
 
 
+@pytest.mark.parametrize(("meter", "limit_name"), [("tokensIssued", "tokens_per_day_max"), ("apiCalls", "calls_per_day_max")])
 @pytest.mark.parametrize(
     ("limit", "total", "refused"),
     [(None, 10**9, 0), (10, 8, 0), (10, 10, 0), (10, 11, 1), (10, 13, 3), (10, 500, 3), (0, 3, 3)],
 )
-def test_the_newest_beyond_the_limit_are_refused(limit: int | None, total: int, refused: int) -> None:
-    counted = [Entry(replace(SNAPSHOT, tokens_per_day_max=limit), "tokensIssued") for _ in range(3)]
+def test_the_newest_beyond_the_limit_are_refused(meter: str, limit_name: str, limit: int | None, total: int, refused: int) -> None:
+    counted = [Entry(replace(SNAPSHOT, **{limit_name: limit}), meter) for _ in range(3)]
     assert refuse_over_limit(counted, total) == refused
     assert [entry.verdict for entry in counted] == [RECORDED] * (3 - refused) + [OVER] * refused
 
 
-def test_only_tokens_have_a_limit() -> None:
-    counted = [Entry(replace(SNAPSHOT, tokens_per_day_max=0), "apiCalls")]
+@pytest.mark.parametrize(("meter", "limit_name"), [("apiCalls", "tokens_per_day_max"), ("tokensIssued", "calls_per_day_max"), ("other", "calls_per_day_max")])
+def test_a_limit_is_that_of_its_meter(meter: str, limit_name: str) -> None:
+    counted = [Entry(replace(SNAPSHOT, **{limit_name: 0}), meter)]
     assert refuse_over_limit(counted, 5) == 0
     assert counted[0].verdict is RECORDED
+
+
+@pytest.mark.parametrize(
+    ("essential", "total", "verdicts"),
+    [
+        ((True, False, False), 11, (RECORDED, RECORDED, OVER)),
+        ((False, False, True), 11, (RECORDED, OVER, RECORDED)),
+        ((False, True, False), 13, (OVER, RECORDED, OVER)),
+        ((True, True, True), 13, (RECORDED, RECORDED, RECORDED)),
+    ],
+)
+def test_what_is_essential_counts_and_is_not_refused(essential: tuple[bool, ...], total: int, verdicts: tuple[Verdict, ...]) -> None:
+    known = replace(SNAPSHOT, calls_per_day_max=10)
+    counted = [Entry(known, "apiCalls", essential=one) for one in essential]
+    assert refuse_over_limit(counted, total) == verdicts.count(OVER)
+    assert tuple(entry.verdict for entry in counted) == verdicts
 
 
 def test_only_what_is_recorded_leaves_an_event() -> None:

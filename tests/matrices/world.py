@@ -13,11 +13,22 @@ from tests.tenants import ALL_SCOPES, Tenant, TestAgent, make_administrator, mak
 
 from agentidp.agents.actions import update_agent
 from agentidp.core.caller import SYSTEM, Caller
-from agentidp.db.schema import audit_checkpoints, audit_events, audit_heads, credential_uses, credentials, metadata, usage_counters
+from agentidp.db.schema import (
+    agent_activity,
+    audit_checkpoints,
+    audit_events,
+    audit_heads,
+    credential_uses,
+    credentials,
+    hourly_tokens,
+    metadata,
+    usage_counters,
+)
 from agentidp.db.unit import Tx
 
 Rows = dict[str, frozenset[tuple[Any, ...]]]
-_LEDGER = {audit_events, audit_heads, audit_checkpoints, usage_counters, credential_uses}  # every call leaves its mark there, some of it a moment later
+# every call leaves its mark there, some of it a moment later
+_LEDGER = {audit_events, audit_heads, audit_checkpoints, usage_counters, agent_activity, hourly_tokens, credential_uses}
 
 
 @dataclass

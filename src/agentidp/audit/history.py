@@ -4,8 +4,7 @@ Between two reads nothing is held, and what is sealed does not change; hashing h
 """
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,6 @@ from agentidp.ledger.chain import FIRST_PREVIOUS_HASH, ROW, Break, ChainedEvent,
 from agentidp.ledger.checkpoint import BadCheckpoint, Checkpoint, open_note, origin, parse_note, sign, verifier_key
 from agentidp.ledger.heads import AuditKey, sign_head
 
-Piece = tuple[Sequence[tuple[Any, ...]], Sequence[tuple[int, str, int, str]]]
 _EVENT_ID, _SEQ, _PREVIOUS, _HASH = (ROW.index(name) for name in ("event_id", "seq", "previous_hash", "hash"))
 
 
@@ -40,34 +38,20 @@ async def _verify(database: Database, caller: Caller, key: AuditKey, state: Chai
         return Verification(state.start_size + 1, state.start_size, None, None)
     from_seq, to_seq = found
     size, head, note, last_id = from_seq - 1, FIRST_PREVIOUS_HASH if from_seq == 1 else "", None, None
-    async with contextlib.aclosing(_read_ahead(database, caller, size, to_seq)) as pieces:
-        while size < to_seq and await goes_on():
-            rows, checkpoints = await anext(pieces)
-            if size == state.start_size > 0 and (not checkpoints or checkpoints[0][0] != size):
-                return Verification(from_seq, size, Break(None, size, "checkpoint"), None)  # what was forgotten ended at a checkpoint
-            if not rows:
-                return Verification(from_seq, size, Break(None, size + 1, "head"), note)
-            # in the middle, the chain is taken up where it is, and held against a checkpoint if there is one
-            followed = await asyncio.to_thread(_follow, caller.organization_id, rows, checkpoints, key, size, head or rows[0][_PREVIOUS])
-            if followed.broken is not None:
-                return Verification(from_seq, followed.size, followed.broken, note)
-            size, head, last_id = followed.size, followed.head, rows[-1][_EVENT_ID]
-            note = checkpoints[-1][3] if checkpoints else note
+    while size < to_seq and await goes_on():
+        rows, checkpoints = await database.read(list_links, caller, size, to_seq)
+        if size == state.start_size > 0 and (not checkpoints or checkpoints[0][0] != size):
+            return Verification(from_seq, size, Break(None, size, "checkpoint"), None)  # what was forgotten ended at a checkpoint
+        if not rows:
+            return Verification(from_seq, size, Break(None, size + 1, "head"), note)
+        # in the middle, the chain is taken up where it is, and held against a checkpoint if there is one
+        followed = await asyncio.to_thread(_follow, caller.organization_id, rows, checkpoints, key, size, head or rows[0][_PREVIOUS])
+        if followed.broken is not None:
+            return Verification(from_seq, followed.size, followed.broken, note)
+        size, head, last_id = followed.size, followed.head, rows[-1][_EVENT_ID]
+        note = checkpoints[-1][3] if checkpoints else note
     broken = await _wrong_end(database, caller, state, head, last_id) if size == state.size else None
     return Verification(from_seq, size, broken, note)
-
-
-async def _read_ahead(database: Database, caller: Caller, after: int, to_seq: int) -> AsyncGenerator[Piece, None]:
-    """The pieces of the chain behind number `after`, each read while the one before it is hashed; the last is empty if something is missing."""
-    reading = asyncio.create_task(database.read(list_links, caller, after, to_seq))
-    try:
-        while True:
-            piece = await reading
-            if piece[0] and piece[0][-1][_SEQ] != to_seq:
-                reading = asyncio.create_task(database.read(list_links, caller, piece[0][-1][_SEQ], to_seq))
-            yield piece
-    finally:
-        reading.cancel()
 
 
 async def _range(database: Database, caller: Caller, state: ChainState, dates: Dates) -> tuple[int, int] | None:

@@ -1,10 +1,8 @@
 """Looking events up, always within one organization."""
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any, cast
 
-import msgspec
 import sqlalchemy as sa
 
 from agentidp.audit.rules import AuditEvent, AuditEventNotFound, AuditFilter, ChainState, Dates
@@ -29,10 +27,6 @@ _LINKS = (
     .order_by(audit_events.c.seq)
     .limit(limits.AUDIT_LINKS_MAX)
 )
-_piece = _LINKS.subquery()
-# SQLite hands over all rows as one text, a JSON array a line: row by row, each would cost a change of the interpreter lock.
-_LINKS_AS_TEXT = sa.select(sa.func.group_concat(sa.func.json_array(*_piece.c), "\n"))
-_decode_lines = msgspec.json.Decoder(tuple[Any, ...]).decode_lines
 _AMONG = (
     sa.select(audit_checkpoints.c.size, audit_checkpoints.c.head_hash, audit_checkpoints.c.signed_at, audit_checkpoints.c.note)
     .where(
@@ -97,19 +91,12 @@ def get_chain_state(tx: Tx) -> ChainState:
 def list_links(tx: Tx, after: int, to_seq: int) -> tuple[Sequence[tuple[Any, ...]], Sequence[tuple[int, str, int, str]]]:
     """The next sealed events behind number `after`, as `chain.ROW`, and the checkpoints (size, head, instant, note) that lie among them."""
     values = {"organization_id": tx.caller.organization_id, "after": after}
-    rows = _read_links(tx, values | {"to_seq": to_seq})
+    cursor = tx.connection.execute(_LINKS, values | {"to_seq": to_seq}).cursor
+    assert cursor is not None
+    rows = cursor.fetchall()
     last = rows[-1][ROW.index("seq")] if rows else after
     among = tx.connection.execute(_AMONG, values | {"to_seq": last}).all()
     return rows, cast("Sequence[tuple[int, str, int, str]]", among)
-
-
-def _read_links(tx: Tx, values: dict[str, object]) -> Sequence[tuple[Any, ...]]:
-    if tx.connection.dialect.name == "sqlite":
-        with contextlib.suppress(sa.exc.OperationalError, msgspec.DecodeError):  # bytes or no UTF-8: nothing that the product writes
-            return _decode_lines(tx.connection.scalar(_LINKS_AS_TEXT, values) or "")
-    cursor = tx.connection.execute(_LINKS, values).cursor
-    assert cursor is not None
-    return cast("Sequence[tuple[Any, ...]]", cursor.fetchall())
 
 
 def find_range(tx: Tx, dates: Dates) -> tuple[int, int] | None:

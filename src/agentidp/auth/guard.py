@@ -22,7 +22,7 @@ from starlette.responses import Response
 from agentidp.auth.authority import is_alive
 from agentidp.auth.instance import Instance, instance_of
 from agentidp.auth.jws import InvalidToken
-from agentidp.auth.jwt import VerifiedClaims, verify_access_token
+from agentidp.auth.jwt import NoOrganization, VerifiedClaims, verify_access_token
 from agentidp.core import limits
 from agentidp.core.caller import AuditEntry, Caller, Origin
 from agentidp.core.errors import Forbidden, Invalid, InvalidFields, Problem, Unauthenticated, UnsupportedMediaType
@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 PUBLIC: Final = "public"
 ANY_TOKEN: Final = "any token"  # noqa: S105 - not a secret
 _BEARER = re.compile(r"bearer +(.+)", re.IGNORECASE | re.ASCII)  # the form of the token itself is the pre-parser's business
+
+
+class _WithoutOrganization(Unauthenticated):
+    """The token is right in everything, but names no organization: 401, where the operation's specification does not ask for another answer."""
 
 
 async def read(request: Request, query: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -74,7 +78,10 @@ async def authenticate(request: Request, scope: str, *, essential: bool = False)
     try:
         token = await verify_access_token(match[1], instance.keys, issuer=instance.settings.issuer, now=instance.clock())
     except InvalidToken as error:
-        raise _bad_token(instance, str(error), None) from error
+        refusal = _bad_token(instance, str(error), None)
+        if isinstance(error, NoOrganization) and instance.settings.issuer in error.audience:
+            raise _WithoutOrganization(audit=refusal.audit, headers=refusal.headers) from error
+        raise refusal from error
     if instance.settings.issuer not in token.audience:
         raise _bad_token(instance, "meant for another audience", token)
     caller = _caller(token, origin(request))
@@ -186,6 +193,8 @@ class GuardedRoute(APIRoute):
                 _require_known_query(request, queries)
                 return await handler(request)
             except Problem as problem:
+                if "x-without-organization" in declared and isinstance(problem, _WithoutOrganization):
+                    return await refuse(request, Invalid("organization_id is required in token.", audit=problem.audit), oauth=False)
                 return await refuse(request, problem, oauth=False)
             except RequestValidationError as error:
                 return await refuse(request, _invalid_fields(error), oauth=False)

@@ -22,6 +22,14 @@ ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105 - a media type
 ID_TOKEN_TYPE = "JWT"  # noqa: S105 - a media type
 
 
+class NoOrganization(InvalidToken):
+    """Everything else about the token is right, its revocation aside, which nobody can look up. `audience` as in the token."""
+
+    def __init__(self, audience: tuple[str, ...]) -> None:
+        super().__init__("organization_id is missing")
+        self.audience = audience
+
+
 @dataclass(frozen=True, slots=True)
 class VerifiedClaims:
     """An access token of ours whose signature, type, issuer and times are right. `status` may still be anything."""
@@ -80,7 +88,8 @@ async def _verify(unverified_token: str, keys: KeyStore, issuer: str, now_second
 
 def _checked(claims: Mapping[str, Any], key_id: str, issuer: str) -> VerifiedClaims:
     """Claims are checked even though we signed them: a key may outlive a release that wrote other claims."""
-    organization_id, agent_id, credential_id, token_id = (_id(claims, name) for name in ("organization_id", "sub", "credential_id", "jti"))
+    agent_id, credential_id, token_id = (_id(claims, name) for name in ("sub", "credential_id", "jti"))
+    organization_id = _id(claims, "organization_id") if claims.get("organization_id") is not None else ""  # refused by `_in_time`, after all else
     issued_at, expires_at, epoch = (_integer(claims, name) for name in ("iat", "exp", "epoch"))
     audience, scope = claims.get("aud"), claims.get("scope")
     audience = (audience,) if isinstance(audience, str) else tuple(audience) if isinstance(audience, list) else ()
@@ -100,6 +109,8 @@ def _in_time(token: VerifiedClaims, now_seconds: int) -> VerifiedClaims:
         raise InvalidToken("expired")
     if token.issued_at > now_seconds + limits.ISSUED_AT_LEEWAY_SECONDS:
         raise InvalidToken("issued in the future")
+    if not token.organization_id:
+        raise NoOrganization(token.audience)
     return token
 
 

@@ -23,6 +23,7 @@ class Metrics:
         self.pool_active = Gauge("agentidp_db_pool_active_connections", "Database connections in use", registry=registry)
         self.pool_waiting = Gauge("agentidp_db_pool_waiting_requests", "Units of work waiting for the database", registry=registry)
         self.credentials_expiring = Gauge("agentidp_credentials_expiring_soon", "Active credentials that expire within 7 days", registry=registry)
+        self.billing_events_parked = Gauge("agentidp_billing_events_parked", "Events of Stripe that were given up after too many attempts", registry=registry)
         self.chain_integrity = Gauge("agentidp_audit_chain_integrity", "1: the last event of every chain that grew is as it was sealed", registry=registry)
         self.chain_integrity.set(1)
         self.unsealed_seconds = Gauge("agentidp_audit_unsealed_seconds", "Age of the oldest event that the last look found unsealed", registry=registry)

@@ -193,6 +193,30 @@ usage_counters = sa.Table(
     sa.Column("count", sa.BigInteger, nullable=False),
 )
 
+# owner: ledger. What an agent did on a UTC day, by meter: see `ledger.activity`. `day` has an index of its own, to forget by.
+agent_activity = sa.Table(
+    "agent_activity",
+    metadata,
+    sa.Column("organization_id", Id, primary_key=True),
+    sa.Column("agent_id", Id, primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True),
+    sa.Column("meter", sa.String(32), primary_key=True),
+    sa.Column("count", sa.BigInteger, nullable=False),
+    sa.Column("last_seen_at", Instant, nullable=False),
+    sa.Index("ix_agent_activity_day", "day"),
+)
+
+# owner: ledger. Tokens issued by an organization in an hour of a UTC day, 0 to 23.
+hourly_tokens = sa.Table(
+    "hourly_tokens",
+    metadata,
+    sa.Column("organization_id", Id, primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True),
+    sa.Column("hour", sa.SmallInteger, primary_key=True),
+    sa.Column("count", sa.BigInteger, nullable=False),
+    sa.Index("ix_hourly_tokens_day", "day"),
+)
+
 # owner: ledger. What was done and what was refused, by whom; `seq` and the hashes are filled in when the event is sealed.
 # No foreign key: PostgreSQL would look the organization up for every event, and what is appended was read with its organization.
 audit_events = sa.Table(

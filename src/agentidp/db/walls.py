@@ -28,6 +28,8 @@ _TENANT_RIGHTS = {
     "credentials": "SELECT, INSERT, UPDATE",
     "credential_uses": "SELECT",
     "usage_counters": "SELECT, INSERT, UPDATE",
+    "agent_activity": "SELECT",
+    "hourly_tokens": "SELECT",
     "audit_events": "SELECT, INSERT",
     "audit_heads": "SELECT, UPDATE (checkpoint_size, checkpoint_at)",
     "audit_checkpoints": "SELECT, INSERT",

@@ -7,6 +7,7 @@ while its agent is being stopped carries the old epoch or the revoked credential
 from collections.abc import Sequence
 from typing import Any
 
+from agentidp.ledger.activity import ADD_TO_AGENTS, calls
 from agentidp.ledger.entries import Entry, Facts, Verdict, counters, events, judge, refuse_over_limit
 
 _REVISIONS = """
@@ -44,7 +45,8 @@ ON CONFLICT (organization_id, credential_id) DO UPDATE SET last_used_at = exclud
 async def write_batch(connection: Any, now: int, batch: Sequence[Entry]) -> None:
     """Re-validate, count, record: sets the verdict of every entry, inside the caller's transaction. Raises asyncpg's errors."""
     judge(batch, await _facts(connection, now, batch))
-    for counter, counted in counters(batch, now).items():
+    by_counter = counters(batch, now)
+    for counter, counted in by_counter.items():
         total = await connection.fetchval(_COUNT, *counter, len(counted))
         if over := refuse_over_limit(counted, total):
             await connection.fetchval(_COUNT, *counter, -over)
@@ -66,6 +68,8 @@ async def write_batch(connection: Any, now: int, batch: Sequence[Entry]) -> None
     ]
     if rows:
         await connection.execute(_RECORD, *(list(column) for column in zip(*rows, strict=True)), now)
+    if called := calls(by_counter, now):
+        await connection.execute(ADD_TO_AGENTS["postgresql"], *(list(column) for column in zip(*called, strict=True)))
     used = {(entry.snapshot.organization_id, entry.snapshot.credential_id, now) for entry in batch if entry.used and entry.verdict is Verdict.RECORDED}
     if used:
         await connection.executemany(_USED, sorted(used))

@@ -15,6 +15,7 @@ from agentidp.core import limits
 from agentidp.core.clock import to_rfc3339
 from agentidp.db.schema import audit_heads
 from agentidp.db.unit import Tx
+from agentidp.ledger.activity import Issued, add_tokens
 from agentidp.ledger.chain import FIRST_PREVIOUS_HASH, ChainedEvent, decode_metadata, event_hash
 
 FIRST_ID = "00000000-0000-0000-0000-000000000000"  # before every id
@@ -65,6 +66,7 @@ class Links:
     fence: int | None  # None: there was no head yet
     size: int  # of the chain before them
     events: Sequence[ChainedEvent]
+    issued: Sequence[Issued]  # the tokens among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def find_unsealed(tx: Tx, sealer_id: str, after: str | None = None, *, rows_max:
 
 
 def seal(tx: Tx, sealer_id: str, batch: Sequence[Links]) -> int:
-    """Write what was hashed, and take or keep the leases. Returns how many events were sealed: none of chains that moved on meanwhile.
+    """Write what was hashed, count its tokens, and take or keep the leases. Returns how many events were sealed: none of chains that moved on meanwhile.
 
     Raises Overtaken.
     """
@@ -107,10 +109,11 @@ def seal(tx: Tx, sealer_id: str, batch: Sequence[Links]) -> int:
         last = links.events[-1]
         moves.append((links.organization_id, links.fence or 0, links.size, last.seq, last.hash, sealer_id, until))
     moved = {row[0] for result in _run(tx, _MOVE, moves) for row in result}
-    won = [event for links in batch if links.organization_id in moved for event in links.events]
-    rows = [(event.organization_id, event.event_id, event.seq, event.previous_hash, event.hash) for event in won]
+    won = [links for links in batch if links.organization_id in moved]
+    rows = [(event.organization_id, event.event_id, event.seq, event.previous_hash, event.hash) for links in won for event in links.events]
     if sum(result.rowcount for result in _run(tx, _SEAL, rows)) != len(rows):
         raise Overtaken
+    add_tokens(tx, (token for links in won for token in links.issued))
     return len(rows)
 
 
@@ -142,7 +145,8 @@ def _link(organization_id: str, rows: Sequence[Any]) -> Links:
         )
         event.hash = head = event_hash(event)
         events.append(event)
-    return Links(organization_id, fence, size, events)
+    issued = [(organization_id, row[2], row.timestamp) for row in rows if row.action == "token.issued" and row[2] is not None]
+    return Links(organization_id, fence, size, events, issued)
 
 
 def _run(tx: Tx, statements: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> Iterator[sa.CursorResult[Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from agentidp.ledger.activity import ADD_TO_AGENTS, calls, json_rows
 from agentidp.ledger.entries import Entry, Facts, Verdict, counters, events, judge, refuse_over_limit
 
 _REVISIONS = """
@@ -41,11 +42,14 @@ _ROWS_MAX = 256  # rows of one statement: 3,072 variables, well below any limit 
 def write_batch(connection: sqlite3.Connection, now: int, batch: Sequence[Entry]) -> None:
     """Re-validate, count, record: sets the verdict of every entry. Raises sqlite3.Error, and then nothing of it happened."""
     judge(batch, _facts(connection, now, batch))
-    for counter, counted in counters(batch, now).items():
+    by_counter = counters(batch, now)
+    for counter, counted in by_counter.items():
         total = connection.execute(_COUNT, (*counter, len(counted))).fetchone()[0]
         if over := refuse_over_limit(counted, total):
             connection.execute(_COUNT, (*counter, -over)).fetchone()
     _record(connection, now, batch)
+    if called := calls(by_counter, now):
+        connection.execute(ADD_TO_AGENTS["sqlite"], (json_rows(called),))
     used = {(entry.snapshot.organization_id, entry.snapshot.credential_id, now) for entry in batch if entry.used and entry.verdict is Verdict.RECORDED}
     if used:
         connection.executemany(_USED, sorted(used))

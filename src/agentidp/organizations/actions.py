@@ -11,7 +11,7 @@ from agentidp.agents.actions import register_agent
 from agentidp.agents.queries import count_agents, get_agent
 from agentidp.agents.rules import AgentAlreadyDecommissioned, AgentNotFound, NewAgent
 from agentidp.core.caller import OPERATOR_SCOPE
-from agentidp.core.plans import Plans
+from agentidp.core.plans import TIERS, Plans, PlanTier
 from agentidp.credentials.actions import generate_credential
 from agentidp.db.schema import organization_members, organizations
 from agentidp.db.unit import Tx
@@ -65,6 +65,19 @@ def update_organization(tx: Tx, patch: dict[str, object]) -> Organization:
             raise SlugTaken from error
         tx.record("org.updated", "organization", tx.caller.organization_id, **change.metadata)
     return get_organization(tx)
+
+
+def set_plan(tx: Tx, plan_tier: PlanTier, *, subscription: str | None) -> None:
+    """The plan that a subscription pays for, or the free one without any. Nothing where it is the plan already, or where the organization is deleted.
+
+    Raises OrganizationNotFound, Forbidden.
+    """
+    held = lock_organization(tx)
+    if held.status == "deleted" or held.plan_tier == plan_tier:
+        return
+    _store(tx, {"plan_tier": plan_tier})
+    action = "tier.upgraded" if TIERS.index(plan_tier) > TIERS.index(held.plan_tier) else "tier.downgraded"
+    tx.record(action, "organization", tx.caller.organization_id, oldTier=held.plan_tier, newTier=plan_tier, subscription=subscription)
 
 
 def delete_organization(tx: Tx) -> None:

@@ -7,11 +7,13 @@ from agentidp.ledger.entries import DAY_MS
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an organization used in one UTC day, by its number since the epoch: authenticated calls, and tokens issued."""
+    """What an organization used in one UTC day, by its number since the epoch: authenticated calls, tokens issued, agents and credentials made."""
 
     day: int
-    calls: int
-    tokens: int
+    calls: int = 0
+    tokens: int = 0
+    agents: int = 0
+    credentials: int = 0
 
     @property
     def ends_at(self) -> int:
