@@ -23,6 +23,7 @@ from agentidp.analytics import api as analytics
 from agentidp.audit import api as audit
 from agentidp.auth.guard import OAuthRoute, internal_error
 from agentidp.auth.instance import Instance
+from agentidp.billing import api as billing
 from agentidp.core import limits
 from agentidp.core.clock import Clock, system_clock
 from agentidp.core.config import Settings
@@ -33,6 +34,7 @@ from agentidp.credentials import api as credentials
 from agentidp.oidc import api as oidc
 from agentidp.organizations import api as organizations
 from agentidp.start import Started, start
+from agentidp.tiers import api as tiers
 from agentidp.tokens import api as tokens
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -43,12 +45,17 @@ ROUTERS: tuple[APIRouter, ...] = (
     organizations.router,
     audit.router,
     analytics.router,
+    tiers.router,
+    tiers.upgrade_router,
+    billing.router,
+    billing.usage_router,
     oidc.oauth_router,
     oidc.router,
     health.router,
     documents.router,
 )
-FEATURES: dict[str, APIRouter] = {"analytics": analytics.router}  # what `settings.features` can take away
+# what `settings.features` can take away
+FEATURES: dict[str, tuple[APIRouter, ...]] = {"analytics": (analytics.router,), "billing": (billing.router, tiers.upgrade_router)}
 
 
 def _routes_of(routers: Iterable[APIRouter]) -> list[APIRoute]:
@@ -195,7 +202,9 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 def _is_on(router: APIRouter, settings: Settings) -> bool:
-    return all(getattr(settings.features, name) for name, feature in FEATURES.items() if feature is router)
+    if router in FEATURES["billing"] and settings.stripe.api_key is None:
+        return False
+    return all(getattr(settings.features, name) for name, routers in FEATURES.items() if router in routers)
 
 
 def _framework(routers: Sequence[APIRouter], routes: Sequence[APIRoute]) -> FastAPI:

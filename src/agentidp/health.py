@@ -123,6 +123,7 @@ class DetailedHealth(BaseModel):
     version: str
     uptimeSeconds: int  # noqa: N815 - the name on the wire
     services: dict[str, ServiceHealth]
+    parkedBillingEvents: int = Field(0, description="Events of Stripe that were given up; sending one again from Stripe's dashboard revives it.")  # noqa: N815 - as above
 
 
 @router.get(
@@ -163,13 +164,15 @@ async def detailed(request: Request) -> Response:
     await _require_local_or_operator(request)
     instance, probe = instance_of(request), _probe(request)
     status = probe.status()
+    parked = int(instance.metrics.registry.get_sample_value("agentidp_billing_events_parked") or 0)
     body = {
-        "status": "ok" if status == "healthy" else "degraded",
+        "status": "ok" if status == "healthy" and not parked else "degraded",
         "version": __version__,
         "uptimeSeconds": probe.uptime_seconds,
         "services": {"database": {"status": status, "latencyMs": probe.latency_ms, "version": instance.database.version()}},
+        "parkedBillingEvents": parked,
     }
-    code = {"healthy": 200, "degraded": 207, "unreachable": 503}[status]
+    code = {"healthy": 207 if parked else 200, "degraded": 207, "unreachable": 503}[status]
     return JsonResponse(body, code, headers={"Cache-Control": "no-store"})
 
 

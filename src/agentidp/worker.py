@@ -9,6 +9,8 @@ import sqlalchemy as sa
 
 from agentidp.auth.instance import Instance
 from agentidp.auth.keys import ensure_keys, is_rotation_due, rotate_keys
+from agentidp.billing.applying import Biller
+from agentidp.billing.stripe import Stripe
 from agentidp.core import limits
 from agentidp.core.caller import SYSTEM, Caller
 from agentidp.core.errors import Problem
@@ -31,6 +33,9 @@ async def running(instance: Instance) -> AsyncIterator[None]:
     sealer = ChainSealer(instance.database, instance.clock, instance.nudge, instance.metrics.unsealed_seconds.set)
     tasks = [asyncio.create_task(_every(seconds, work, instance)) for seconds, work in _ROUNDS]
     tasks.append(asyncio.create_task(sealer.run()))
+    if isinstance(instance.stripe, Stripe):
+        biller = Biller(instance, instance.stripe)
+        tasks += [asyncio.create_task(biller.run()), asyncio.create_task(_every(limits.BILLING_INTERVAL_SECONDS, lambda _: biller.keep_books(), instance))]
     try:
         yield
     finally:
@@ -80,7 +85,7 @@ async def forget_history(instance: Instance) -> None:
     """Audit events that are older than their organization's plan keeps, and what agents did so long ago that nobody can ask for it."""
     after: str | None = FIRST_ID
     while after is not None:
-        cuts, after = await instance.database.read(find_cuts, SYSTEM, after)
+        cuts, after = await instance.database.read(find_cuts, SYSTEM, after, instance.plans)
         for cut in cuts:
             while await instance.database.write(purge, SYSTEM, cut) >= limits.SWEEP_ROWS_MAX:
                 pass

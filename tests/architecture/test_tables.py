@@ -18,6 +18,8 @@ UNSCOPED = {
     ("src/agentidp/ledger/activity.py", "_sweep"): "housekeeping: forgets what is older than a fixed number of days, whoever's it is",
     ("src/agentidp/ledger/sealing.py", "release"): "a sealer's own leases, on whatever chains it has them",
     ("src/agentidp/worker.py", "_count_expiring"): "one number over all tenants, without a label, for the operator",
+    ("src/agentidp/billing/queries.py", "list_due_reports"): "housekeeping: days of all customers that Stripe has not been told of",
+    ("src/agentidp/billing/actions.py", "_look"): "whose an event is, only its customer says; and the customers whose grace ends, whoever they are",
     ("src/agentidp/organizations/queries.py", "list_organizations"): "the operator's list of all tenants; its scope is required where it is declared",
 }
 # Who may be the instance itself, and so look across organizations on PostgreSQL, too: by file, with the reason.
@@ -33,6 +35,8 @@ SYSTEM_CALLERS = {
     "src/agentidp/db/postgres.py": "a batch of the ledger holds entries of many organizations",
     "src/agentidp/worker.py": "housekeeping for all",
     "src/agentidp/organizations/api.py": "the operator's list of all tenants",
+    "src/agentidp/billing/api.py": "Stripe's events are kept before it is known whose they are",
+    "src/agentidp/billing/applying.py": "finds out whose an event is; then it acts in that organization",
 }
 _WRITES = re.compile(r"\b(?:INSERT\s+(?:OR\s+\w+\s+)?INTO|UPDATE|DELETE\s+FROM)\s+\"?(\w+)", re.IGNORECASE)
 _READS = re.compile(r"\b(?:FROM|JOIN|UPDATE)\s+(\"?\w+\"?(?:(?:\s+AS)?\s+\w+)?(?:\s*,\s*\w+)*)", re.IGNORECASE)

@@ -288,3 +288,68 @@ audit_checkpoints = sa.Table(
     sa.Column("note", sa.Text, nullable=False),
     sa.Index("ix_audit_checkpoints_signed_at", "organization_id", "signed_at"),
 )
+
+# owner: billing. Who an organization is at Stripe, and what it has paid for as far as the newest look there told; `plan_tier` is what that look granted.
+# Looks are numbered when they begin: `looks` have begun, up to `look_applied` they have been applied. `look_at`: when to look without being told to.
+billing_customers = sa.Table(
+    "billing_customers",
+    metadata,
+    _organization_key(),
+    sa.Column("customer_id", sa.String(128), nullable=False, unique=True),
+    sa.Column("plan_tier", sa.String(16), sa.CheckConstraint("plan_tier IN ('free', 'pro', 'enterprise')", name="plan_tier"), nullable=False),
+    sa.Column("subscription_id", sa.String(128)),
+    sa.Column("subscription_status", sa.String(32)),
+    sa.Column("subscribed_at", Instant),
+    sa.Column("ended_at", Instant),
+    sa.Column("grace_until", Instant),
+    sa.Column("looks", sa.Integer, nullable=False),
+    sa.Column("look_applied", sa.Integer, nullable=False),
+    sa.Column("look_at", Instant),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Index("ix_billing_customers_look_at", "look_at"),
+)
+
+# owner: billing. The checkout that an organization opened last for a plan.
+billing_checkouts = sa.Table(
+    "billing_checkouts",
+    metadata,
+    _organization_key(),
+    sa.Column("plan_tier", sa.String(16), primary_key=True),
+    sa.Column("session_id", sa.String(128), nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("is_open", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+# owner: billing. What Stripe sent and we acknowledged, as it was signed. Whose it is is found out when it is applied: nothing in it is believed before.
+billing_events = sa.Table(
+    "billing_events",
+    metadata,
+    sa.Column("event_id", sa.String(128), primary_key=True),
+    sa.Column("type", sa.String(128), nullable=False),
+    sa.Column("customer_id", sa.String(128)),
+    sa.Column("livemode", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Column("payload", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("received_at", Instant, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_attempt_at", Instant),
+    sa.Column("applied_at", Instant),
+    sa.Column("parked_reason", sa.String(200)),
+    # an event has a next attempt until it is applied or parked
+    sa.Index("ix_billing_events_next_attempt_at", "next_attempt_at"),
+    sa.Index("ix_billing_events_received_at", "received_at"),
+)
+
+# owner: billing. What of a day's use has been reported to Stripe.
+billing_reports = sa.Table(
+    "billing_reports",
+    metadata,
+    _organization_key(),
+    sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("meter", sa.String(32), primary_key=True),
+    sa.Column("count", sa.BigInteger, nullable=False),
+    sa.Column("reported_at", Instant, nullable=False),
+)
