@@ -1,17 +1,22 @@
-"""/tiers: the table of plans for anybody, and for an organization where it stands on its own."""
+"""/tiers: the table of plans for anybody; for an organization where it stands on its own, and the way to a higher one."""
+
+from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import Field
 from starlette.requests import Request
 
-from agentidp.auth.guard import ANY_TOKEN, GuardedRoute, read
+from agentidp.auth.guard import ANY_TOKEN, GuardedRoute, caller_of, read
 from agentidp.auth.instance import instance_of
+from agentidp.billing.checkout import open_checkout
+from agentidp.billing.rules import StripeFailed
 from agentidp.core.operations import public, secured
 from agentidp.core.plans import PlanTier
-from agentidp.core.resources import InstantOut, Resource
+from agentidp.core.resources import InstantOut, RequestBody, Resource
 from agentidp.tiers import queries
 
 router = APIRouter(prefix="/api/v1/tiers", tags=["Tiers"], route_class=GuardedRoute)
+upgrade_router = APIRouter(prefix="/api/v1/tiers", tags=["Tiers"], route_class=GuardedRoute)  # there only where plans are sold
 
 
 class LimitsResource(Resource):
@@ -53,6 +58,18 @@ class TierStatusResource(Resource):
     resets_at: InstantOut = Field(description="Midnight UTC, when the counters of the day begin again.")
 
 
+class UpgradeRequest(RequestBody):
+    """The plan to buy."""
+
+    target_tier: PlanTier = Field(description="Higher than the current one.", examples=["pro"])
+
+
+class UpgradeResponse(Resource):
+    """A page of Stripe's; the plan changes when it has been paid there."""
+
+    checkout_url: Annotated[str, Field(json_schema_extra={"format": "uri"})]
+
+
 @router.get("", operation_id="listTiers", **public())
 async def list_(request: Request) -> TierTable:
     """The plans, and what each allows on this instance."""
@@ -65,3 +82,9 @@ async def status(request: Request) -> TierStatusResource:
     found = await read(request, queries.get_tier_status, instance_of(request).plans)
     usage = UsageResource(agent_count=found.agent_count, calls_today=found.usage.calls, tokens_today=found.usage.tokens)
     return TierStatusResource(tier=found.tier, limits=LimitsResource.model_validate(found), usage=usage, resets_at=found.usage.ends_at)
+
+
+@upgrade_router.post("/upgrade", status_code=201, operation_id="upgradeTier", **secured("billing:write", StripeFailed, body=True, essential=True))
+async def upgrade(request: Request, body: UpgradeRequest) -> UpgradeResponse:
+    """Buy a higher plan: creates a Stripe Checkout Session, or gives the one that is open. Afterwards it leads back to the console."""
+    return UpgradeResponse(checkout_url=await open_checkout(instance_of(request), caller_of(request), target_tier=body.target_tier))
