@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.serving import RunningServer, settings_for
-from tests.tenants import Tenant, make_tenant
+from tests.fakes.fake_stripe import FakeStripe, serving_stripe
+from tests.serving import RunningServer, settings_for, stripe_settings
+from tests.tenants import Tenant, make_tenant, selling_server
 
 ENGINES = ("sqlite", "postgresql")
 
@@ -111,6 +112,13 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
+def stripe() -> Iterator[FakeStripe]:
+    """The Stripe at which the shared servers sell their plans. Tests that make it fail have one of their own."""
+    with serving_stripe(FakeStripe()) as fake:
+        yield fake
+
+
+@pytest.fixture(scope="session")
 def servers(folder: Path, request: pytest.FixtureRequest) -> Iterator[dict[str, RunningServer]]:
     """The running servers of this worker by engine, started when first asked for."""
     running: dict[str, RunningServer] = {}
@@ -124,7 +132,8 @@ def server(engine: str, servers: dict[str, RunningServer], folder: Path, request
     """The shared server of the engine. Tests that change the whole instance start one of their own: see `own_server`."""
     if engine not in servers:
         url = request.getfixturevalue("postgres") if engine == "postgresql" else None
-        servers[engine] = RunningServer(settings_for(folder / engine, url))
+        stripe = request.getfixturevalue("stripe")
+        servers[engine] = selling_server(settings_for(folder / engine, url, stripe=stripe_settings(stripe)))
     return servers[engine]
 
 

@@ -103,6 +103,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def stripe_settings(fake: Any, **other: Any) -> dict[str, Any]:
+    """The `stripe` section of the settings of a server that sells its plans at the fake."""
+    prices = {"pro": "price_pro", "enterprise": "price_enterprise"}
+    return {"api_key": min(fake.api_keys), "webhook_secret": fake.webhook_secrets[0], "api_base": fake.url, "prices": prices} | other
+
+
 def settings_for(folder: Path, database_url: str | None, **overrides: Any) -> Settings:
     """Settings of a test server: everything in `folder`, a free port, nothing from this process's environment."""
     assert not [name for name in os.environ if name.startswith("AGENTIDP_")]

@@ -11,10 +11,12 @@ from tests.serving import RunningServer
 from agentidp.agents.actions import register_agent
 from agentidp.agents.rules import NewAgent
 from agentidp.auth.scopes import SCOPES
+from agentidp.core import limits
 from agentidp.core.caller import Caller
+from agentidp.core.config import Settings
 from agentidp.credentials.actions import generate_credential
 from agentidp.db.unit import Tx
-from agentidp.organizations.actions import add_member, create_organization
+from agentidp.organizations.actions import add_member, create_organization, set_plan, update_organization
 
 ALL_SCOPES = frozenset(SCOPES) - {"admin:orgs"}
 _numbers = itertools.count(1)
@@ -72,6 +74,23 @@ def make_tenant(server: RunningServer) -> Tenant:
 
     caller = Caller(str(uuid.uuid4()), scopes=frozenset(SCOPES))
     return Tenant(server, caller.organization_id, server.write(make, caller))
+
+
+def selling_server(settings: Settings) -> RunningServer:
+    """A server that sells plans; its first organization, which then starts on the free one, is lifted above all limits."""
+    server = RunningServer(settings)
+    if server.first is not None:
+        server.write(set_plan, Caller(server.first.organization_id, scopes=frozenset(SCOPES)), "enterprise", subscription=None)
+    return server
+
+
+def make_customer(tenant: Tenant) -> str:
+    """Let the tenant have room for an upgrade, and open a checkout; returns its address."""
+    caller = Caller(tenant.organization_id, scopes=frozenset(SCOPES))
+    patch = {"plan_tier": "pro", "max_agents": limits.ORGANIZATION_LIMIT_MAX, "max_tokens_per_day": limits.ORGANIZATION_LIMIT_MAX}
+    tenant.server.write(update_organization, caller, patch)
+    with tenant.admin.client() as client:
+        return str(client.post("/api/v1/billing/checkout").json()["checkoutUrl"])
 
 
 def operator_of(server: RunningServer) -> TestAgent:

@@ -7,9 +7,11 @@ from typing import Any
 import httpx2
 import sqlalchemy as sa
 from tests import samples
+from tests.fakes.fake_stripe import FakeStripe
+from tests.fakes.stripe_webhooks import event_body, signature
 from tests.matrices.declared import Operation
 from tests.serving import RunningServer
-from tests.tenants import ALL_SCOPES, Tenant, TestAgent, make_administrator, make_tenant, registration
+from tests.tenants import ALL_SCOPES, Tenant, TestAgent, make_administrator, make_customer, make_tenant, registration
 
 from agentidp.agents.actions import update_agent
 from agentidp.core.caller import SYSTEM, Caller
@@ -42,6 +44,8 @@ class World:
 
     def __post_init__(self) -> None:
         self.home, self.away = make_tenant(self.server), make_tenant(self.server)
+        for tenant in (self.home, self.away):
+            make_customer(tenant)
         self.actors: dict[str, TestAgent] = {
             "agent": self.home.admin,
             "sibling": self.home.agent(*ALL_SCOPES),
@@ -83,6 +87,9 @@ class World:
     def request(self, operation: Operation, path: dict[str, str], token: str | None, **options: Any) -> httpx2.Response:
         headers = {"X-Request-Id": uuid.uuid4().hex} | ({"Authorization": f"Bearer {token}"} if token else {}) | options.pop("headers", {})
         body = {"json": sample_body(self.server, operation)} if operation.reads_body and "data" not in options else {}
+        if operation.path == "/api/v1/billing/webhook":
+            body, signed = signed_event(self.server)
+            headers |= signed
         with self.server.client(headers=headers) as client:
             return client.request(operation.method, operation.path.format(**path), **body, **options)
 
@@ -96,6 +103,14 @@ def events(server: RunningServer, request_id: str) -> list[tuple[str, str, str]]
     """What a request left on record anywhere: organization, action, outcome."""
     columns = (audit_events.c.organization_id, audit_events.c.action, audit_events.c.outcome)
     return [tuple(row) for row in server.read(_all, SYSTEM, sa.select(*columns).where(audit_events.c.request_id == request_id))]
+
+
+def signed_event(server: RunningServer) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Body and headers of an event that Stripe would send, of a type that means nothing here."""
+    secret, account = server.settings.stripe.webhook_secret, FakeStripe()
+    assert secret is not None
+    body = event_body(account.event("product.updated", {"id": "prod_1", "object": "product"}))
+    return {"content": body}, {"Content-Type": "application/json", "Stripe-Signature": signature(body, [secret.get_secret_value()], account.now)}
 
 
 def unknown_target() -> dict[str, str]:

@@ -1,0 +1,254 @@
+"""Quotas between server processes, on SQLite one and on PostgreSQL two: the last of a day is given once, and what is counted is what was acknowledged,
+in parallel, across midnight and after kill -9.
+"""
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import httpx2
+import pytest
+from tests.conftest import fresh_postgres_database
+from tests.faults import oracle
+from tests.processes import ServerProcess
+from tests.serving import RunningServer, free_port
+from tests.tenants import registration
+
+from agentidp.core.caller import Caller
+from agentidp.core.clock import system_clock
+from agentidp.organizations.actions import update_organization
+
+pytestmark = pytest.mark.slow
+AGENTS, CALLS, TOKENS = 5, 200, 100
+PLANS = {"PLANS__PRO__MAX_AGENTS": AGENTS, "PLANS__PRO__MAX_CALLS_PER_DAY": CALLS, "PLANS__PRO__MAX_TOKENS_PER_DAY": TOKENS}
+THREADS = 8
+OPERATOR = "admin:orgs agents:read agents:write tokens:read openid"
+
+
+class Plant:
+    """Server processes on one database with a small plan `pro`."""
+
+    def __init__(self, folder: Path, engine: str, url: str) -> None:
+        port = free_port()
+        settings = {"ISSUER": f"http://127.0.0.1:{port}", "DATABASE_URL": url, "LOG_LEVEL": "error"} | {name: str(count) for name, count in PLANS.items()}
+        self.url, self._folder = url, folder
+        self._settings = [settings | {"PORT": str(one)} for one in (port, *([free_port()] if engine == "postgresql" else []))]
+        self.servers: list[ServerProcess] = []
+        self.start()
+
+    def start(self) -> None:
+        self.servers = [ServerProcess(self._folder, **one) for one in self._settings]
+
+    def kill(self) -> None:
+        for server in self.servers:
+            server.kill()
+
+    def organization(self, plan: str) -> tuple[str, dict[str, str]]:
+        """A fresh organization on the plan, and the form by which its administrator gets tokens."""
+        headers = {"Authorization": f"Bearer {self.servers[0].token(scope=OPERATOR)['access_token']}"}
+        with self.servers[0].client(headers=headers) as client:
+            body = {"name": "Acme", "slug": f"acme-{time.monotonic_ns()}", "planTier": plan}
+            made = client.post("/api/v1/organizations", json=body).json()
+            path = f"/api/v1/organizations/{made['organizationId']}/administrators"
+            first = client.post(path, json={"email": "first@acme.example"}).json()
+        return made["organizationId"], {"grant_type": "client_credentials", "client_id": first["agentId"], "client_secret": first["clientSecret"]}
+
+    def bearer(self, form: dict[str, str]) -> dict[str, str]:
+        with self.servers[0].client() as client:
+            return {"Authorization": f"Bearer {client.post('/api/v1/token', data=form).json()['access_token']}"}
+
+    def at_once(self, count: int, send: Callable[[httpx2.Client, int], httpx2.Response]) -> Counter[int]:
+        """The statuses of as many requests let go together, each on a connection of its own, spread over the processes."""
+        barrier = threading.Barrier(count)
+
+        def one(number: int) -> int:
+            with self.servers[number % len(self.servers)].client() as client:
+                client.get("/health")
+                barrier.wait(60)
+                return send(client, number).status_code
+
+        with ThreadPoolExecutor(count) as pool:
+            return Counter(pool.map(one, range(count)))
+
+
+@pytest.fixture(scope="module")
+def plants() -> Iterator[tuple[dict[str, Plant], contextlib.ExitStack]]:
+    """The plants of this file by engine, and what has to be undone at its end."""
+    with contextlib.ExitStack() as stack:
+        yield {}, stack
+
+
+@pytest.fixture
+def plant(engine: str, plants: tuple[dict[str, Plant], contextlib.ExitStack], folder: Path, request: pytest.FixtureRequest) -> Plant:
+    found, stack = plants
+    if engine not in found:
+        place = folder / f"plant-{engine}"
+        url = f"sqlite:///{place / 'plant.db'}"
+        if engine == "postgresql":
+            url = stack.enter_context(fresh_postgres_database(request.getfixturevalue("postgres")))
+        found[engine] = Plant(place, engine, url)
+        stack.callback(found[engine].kill)
+    return found[engine]
+
+
+def test_the_last_of_each_limit_is_given_once(plant: Plant, amount: Callable[[int, int], int], table: Any) -> None:
+    rounds = amount(1, 10)
+    for _ in range(rounds):
+        _use_up(plant, *plant.organization("pro"))
+    table(rounds=rounds, processes=len(plant.servers), places=rounds, calls=rounds, tokens=rounds)
+
+
+def _use_up(plant: Plant, organization_id: str, form: dict[str, str]) -> None:
+    bearer, bodies = plant.bearer(form), [registration() for _ in range(100)]
+    with plant.servers[-1].client() as client:
+        for _ in range(AGENTS - 2):
+            assert client.post("/api/v1/agents", json=registration(), headers=bearer).status_code == 201
+        assert plant.at_once(100, lambda client, number: client.post("/api/v1/agents", json=bodies[number], headers=bearer)) == {201: 1, 403: 99}
+        for _ in range(CALLS - 100 - (AGENTS - 2) - 1):
+            assert client.get("/api/v1/agents", headers=bearer).status_code == 200
+        assert plant.at_once(50, lambda client, _: client.get("/api/v1/agents", headers=bearer)) == {200: 1, 429: 49}
+        for _ in range(TOKENS - 2):
+            assert client.post("/api/v1/token", data=form).status_code == 200
+        assert plant.at_once(50, lambda client, _: client.post("/api/v1/token", data=form)) == {200: 1, 429: 49}
+    record = oracle.read(plant.url)
+    assert (record.count("apiCalls", organization_id), record.count("tokensIssued", organization_id)) == (CALLS, TOKENS)
+
+
+def test_counts_equal_the_acknowledged_operations(plant: Plant, amount: Callable[[int, int], int], table: Any) -> None:
+    """Half of them tokens; of the calls a third is refused for another reason than the plan's, and counted none the less."""
+    operations = amount(2_000, 10_000)
+    organization_id, form = plant.organization("enterprise")
+    bearer, begun = plant.bearer(form), oracle.read(plant.url)
+    expected = [("/api/v1/token", 200), ("/api/v1/agents", 200), ("/api/v1/token", 200), ("/api/v1/agents/unknown", 404)]
+    body = urlencode(form)
+
+    def work(number: int) -> Counter[str]:
+        told: Counter[str] = Counter()
+        address = urlsplit(plant.servers[number % len(plant.servers)].url)
+        connection = HTTPConnection(address.hostname or "", address.port or 0, timeout=30)
+        for turn in range(operations // THREADS):
+            path, status = expected[turn % len(expected)]
+            if path == "/api/v1/token":
+                connection.request("POST", path, body, {"Content-Type": "application/x-www-form-urlencoded"})
+            else:
+                connection.request("GET", path, headers=bearer)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == status
+            told["tokensIssued" if path == "/api/v1/token" else "apiCalls"] += 1
+        connection.close()
+        return told
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        told = sum(pool.map(work, range(THREADS)), Counter[str]())
+    record = oracle.read(plant.url)
+    counted = {meter: record.count(meter, organization_id) - begun.count(meter, organization_id) for meter in ("tokensIssued", "apiCalls")}
+    assert counted == told
+    assert told.total() == operations
+    assert not record.miscounted()
+    table(operations=operations, processes=len(plant.servers), **counted)
+
+
+def test_calls_acknowledged_before_kill_9_are_counted(plant: Plant, amount: Callable[[int, int], int], table: Any) -> None:
+    organization_id, form = plant.organization("enterprise")
+    bearer, done = plant.bearer(form), threading.Event()
+    told: Counter[str] = Counter()
+    lock, kills = threading.Lock(), amount(2, 40)
+    addresses = [urlsplit(server.url) for server in plant.servers]
+
+    def ask(number: int) -> None:
+        address = addresses[number % len(addresses)]
+        while not done.is_set():
+            connection, sent = HTTPConnection(address.hostname or "", address.port or 0, timeout=30), False
+            try:
+                connection.connect()
+                while not done.is_set():
+                    sent = True
+                    connection.request("GET", "/api/v1/agents?limit=1", headers=bearer)
+                    answer = connection.getresponse()
+                    answer.read()
+                    with lock:
+                        told["acknowledged" if answer.status == 200 else "unknown"] += 1
+                    sent = False
+            except (OSError, HTTPException):
+                with lock:
+                    told["unknown"] += sent
+                time.sleep(0.01)
+            finally:
+                connection.close()
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for _ in range(kills):
+        so_far, deadline = told["acknowledged"], time.monotonic() + 60
+        while told["acknowledged"] < so_far + 50:
+            assert time.monotonic() < deadline, "no answer for a minute"
+            time.sleep(0.005)
+        plant.kill()
+        plant.start()
+    done.set()
+    for thread in threads:
+        thread.join(60)
+    counted = oracle.read(plant.url).count("apiCalls", organization_id)
+    assert told["acknowledged"] <= counted <= told.total()
+    table(kills=kills, acknowledged=told["acknowledged"], without_answer=told["unknown"], counted=counted)
+
+
+def test_a_quota_across_midnight(own_server: RunningServer, database_url: str, amount: Callable[[int, int], int], table: Any) -> None:
+    """The clock goes over midnight and back while all ask for more than there is: every day gives exactly what it has, once. TH28."""
+    first, clock, limit = own_server.first, own_server.clock, amount(150, 1_000)
+    _limit(own_server, limit)
+    to_midnight = oracle.DAY_MS - system_clock() % oracle.DAY_MS
+    body = urlencode({"grant_type": "client_credentials", "client_id": first.agent_id, "client_secret": first.client_secret})
+    issued, refused, done = Counter[str](), Counter[str](), threading.Event()
+    lock = threading.Lock()
+
+    def ask(_: int) -> None:
+        address = urlsplit(own_server.url)
+        connection = HTTPConnection(address.hostname or "", address.port or 0, timeout=30)
+        while not done.is_set():
+            connection.request("POST", "/api/v1/token", body, {"Content-Type": "application/x-www-form-urlencoded"})
+            answer = connection.getresponse()
+            answer.read()
+            with lock:
+                (issued if answer.status == 200 else refused)[str(answer.status)] += 1
+        connection.close()
+
+    hour = 3_600_000
+    with ThreadPoolExecutor(THREADS) as pool:
+        asking = [pool.submit(ask, number) for number in range(THREADS)]
+        # an hour before midnight, after it, back, a day on, and back to both again: three days, each visited more than once
+        for shift in (-hour, hour, -hour, hour + oracle.DAY_MS, -hour, hour, hour + oracle.DAY_MS, hour, -hour, hour + oracle.DAY_MS):
+            clock.shift_ms = to_midnight + shift
+            time.sleep(0.3)
+        deadline = time.monotonic() + 60
+        for shift in (-hour, hour, hour + oracle.DAY_MS):  # until each day is used up
+            clock.shift_ms = to_midnight + shift
+            so_far = refused["429"]
+            while refused["429"] < so_far + 2 * THREADS:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        done.set()
+        for one in asking:
+            one.result()
+    clock.shift_ms = 0
+    record = oracle.read(database_url)
+    days = {day: count for (_, day, meter), count in record.counters.items() if meter == "tokensIssued"}
+    assert list(days.values()) == [limit] * 3
+    assert issued == {"200": 3 * limit}
+    assert set(refused) == {"429"}
+    assert not record.miscounted()
+    table(days=len(days), issued=issued["200"], refused=refused["429"])
+
+
+def _limit(server: RunningServer, tokens_per_day: int) -> None:
+    caller = Caller(server.first.organization_id, scopes=frozenset({"admin:orgs"}))
+    server.write(update_organization, caller, {"max_tokens_per_day": tokens_per_day})
