@@ -89,7 +89,7 @@ def test_what_is_for_this_machine_is_not_served_through_a_proxy_on_it(target: Ta
         assert answer.status == 401, line
         assert answer.headers["www-authenticate"].startswith("Bearer "), line
         assert ELSEWHERE.encode() not in answer.body
-    denied = wire.exchange(target.url, wire.head("GET", operation.template, "X-Forwarded-For: 127.0.0.1", f"Authorization: Bearer {target.token}"))
+    denied = wire.exchange(target.url, wire.head("GET", operation.template, "X-Forwarded-For: 127.0.0.1", f"Authorization: Bearer {target.agent.token()}"))
     assert (denied.status, 'scope="admin:orgs"' in denied.headers["www-authenticate"]) == (403, True)
 
 
