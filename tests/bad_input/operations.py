@@ -59,7 +59,8 @@ def _operation(method: str, template: str, definition: dict[str, Any]) -> Operat
 
 OPERATIONS = [_operation(method, template, definition) for template, methods in DOCUMENT["paths"].items() for method, definition in methods.items()]
 WITH_BODY = [operation for operation in OPERATIONS if operation.body]
-WITH_JSON = [operation for operation in OPERATIONS if operation.body == JSON]
+SIGNED = [operation for operation in OPERATIONS if "Stripe-Signature" in {parameter["name"] for parameter in operation.definition.get("parameters", ())}]
+WITH_JSON = [operation for operation in OPERATIONS if operation.body == JSON and operation not in SIGNED]  # what is signed is not read before it is verified
 WITH_FORM = [operation for operation in OPERATIONS if operation.body == FORM]
 WITH_IDS = [operation for operation in OPERATIONS if operation.names]
 LISTS = [operation for operation in OPERATIONS if "cursor" in operation.query]

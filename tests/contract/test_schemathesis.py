@@ -5,6 +5,8 @@ operation does, the caller stays who it is.
 """
 
 import contextlib
+import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -15,6 +17,8 @@ import schemathesis
 from hypothesis import strategies as st
 from schemathesis.engine import events, from_schema
 from schemathesis.hooks import unregister
+from tests.fakes.fake_stripe import WEBHOOK_SECRET, FakeStripe
+from tests.fakes.stripe_webhooks import signature
 from tests.serving import RunningServer
 from tests.tenants import Tenant, TestAgent, make_administrator, make_tenant
 
@@ -22,8 +26,11 @@ from agentidp.app import ROUTES
 from agentidp.audit.queries import list_events
 from agentidp.audit.rules import AuditFilter
 from agentidp.auth.scopes import SCOPES
+from agentidp.core import limits
+from agentidp.core.caller import Caller
 from agentidp.credentials.queries import list_credentials
 from agentidp.db.paging import PageRequest
+from agentidp.organizations.actions import update_organization
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +38,8 @@ SEED = 20_261_122
 FUZZED_REQUESTS = 40  # per operation
 OPERATIONS = sorted(str(route.operation_id) for route in ROUTES if route.include_in_schema)
 TOKEN = "POST /api/v1/token"
+CHECKOUTS = ("POST /api/v1/billing/checkout", "POST /api/v1/tiers/upgrade")
+WEBHOOK = "POST /api/v1/billing/webhook"
 
 # What JSON Schema cannot say: an expiry lies in the future.
 _NOW = datetime.now(UTC)
@@ -121,6 +130,13 @@ def prepare(tenant: Tenant, caller: TestAgent, seen_emails: set[str], case: Any)
             path["credentialId"] = newest(tenant, list_credentials, victim.agent_id, None).credential_id
     if "eventId" in path:
         path["eventId"] = newest(tenant, list_events, AuditFilter()).event_id
+    if case.operation.label in CHECKOUTS:
+        lower(tenant)
+        body |= {name: f"{tenant.server.url}/{name}" for name in ("successUrl", "cancelUrl") if is_address(body.get(name))}
+        body |= {"targetTier": "pro"} if body.get("targetTier") == "free" else {}
+    if case.operation.label == WEBHOOK and isinstance(case.body, dict) and "Stripe-Signature" in (case.headers or {}):
+        case.body = FakeStripe().event("product.updated", {"id": "prod_1", "object": "product"})
+        case.headers["Stripe-Signature"] = signature(json.dumps(case.body).encode(), [WEBHOOK_SECRET], case.body["created"])
     if case.operation.label == TOKEN:
         body |= {"client_id": caller.agent_id, "client_secret": caller.client_secret}
     else:
@@ -129,6 +145,16 @@ def prepare(tenant: Tenant, caller: TestAgent, seen_emails: set[str], case: Any)
         if email in seen_emails:
             body["email"] = f"{len(seen_emails)}{email}"
         seen_emails.add(email)
+
+
+def is_address(value: Any) -> bool:
+    return isinstance(value, str) and re.match(r"https?://[^\s\\]+$", value) is not None
+
+
+def lower(tenant: Tenant) -> None:
+    """The free plan, from which one can go up, without its limits."""
+    patch = {"plan_tier": "free", "max_agents": limits.ORGANIZATION_LIMIT_MAX, "max_tokens_per_day": limits.ORGANIZATION_LIMIT_MAX}
+    tenant.server.write(update_organization, Caller(tenant.organization_id, scopes=frozenset(SCOPES)), patch)
 
 
 def newest(tenant: Tenant, query: Callable[..., Any], *args: Any) -> Any:

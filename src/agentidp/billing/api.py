@@ -1,6 +1,6 @@
 """/billing: checkout and customer portal at Stripe, Stripe's webhook, and what the organization used today."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body
 from pydantic import Field, StringConstraints
@@ -18,7 +18,6 @@ from agentidp.core.clock import to_rfc3339
 from agentidp.core.errors import Invalid, PayloadTooLarge, UnsupportedMediaType
 from agentidp.core.http import header_values, media_type, read_body
 from agentidp.core.operations import public, secured
-from agentidp.core.plans import PlanTier
 from agentidp.core.resources import RequestBody, Resource, Uuid, absent
 from agentidp.usage.queries import get_usage_today
 
@@ -55,7 +54,7 @@ class CheckoutRequest(RequestBody):
 
     success_url: Address = Field(default_factory=absent, description="Where to lead after payment.")
     cancel_url: Address = Field(default_factory=absent, description="Where to lead when it is given up.")
-    target_tier: PlanTier = Field(default_factory=absent, description="Default: the next plan above the current one.")
+    target_tier: Literal["pro", "enterprise"] = Field(default_factory=absent, description="Default: the next plan above the current one.")
 
 
 _NOTHING = CheckoutRequest()
