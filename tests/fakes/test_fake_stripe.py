@@ -92,6 +92,9 @@ def test_the_life_of_a_subscription(fake: FakeStripe, api: Any) -> None:
     fake.recover(subscription["id"])
     assert api.subscriptions.retrieve(subscription["id"]).status == "active"
     assert kinds(fake) == ["invoice.paid", "invoice.payment_succeeded", "customer.subscription.updated"]
+    assert api.invoices.list({"status": "open"}).data == []
+    fake.set_status(subscription, "active")
+    assert kinds(fake) == []
 
     end = subscription["items"]["data"][0]["current_period_end"]
     fake.renew(subscription)
@@ -138,6 +141,7 @@ def test_a_deleted_customer_stays_known_as_deleted(fake: FakeStripe, api: Any) -
     subscription = fake.pay(checkout(api, customer=customer.id).id)
     api.customers.delete(customer.id)
     assert api.customers.retrieve(customer.id).deleted is True
+    assert customer.id not in [each.id for each in api.customers.list()]
     assert api.subscriptions.retrieve(subscription["id"]).status == "canceled"
     with pytest.raises(stripe.InvalidRequestError) as missing:
         checkout(api, customer=customer.id)

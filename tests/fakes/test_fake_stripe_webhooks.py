@@ -92,8 +92,9 @@ def test_events_come_in_any_order_and_number(fake: FakeStripe, api: Any) -> None
 
 
 def test_signatures(fake: FakeStripe) -> None:
-    event = fake.event("customer.created", {"object": "customer", "id": "cus_1"}, api_version="2020-08-27")
+    event = fake.event("customer.created", {"object": "customer", "id": "cus_1", "name": "Zoë"}, api_version="2020-08-27")
     body, now = event_body(event), int(time.time())
+    assert "Zoë".encode() in body
     assert stripe.Webhook.construct_event(body, signature(body, ["whsec_old", "whsec_new"], now), "whsec_new").api_version == "2020-08-27"
     assert signature(body, ["whsec_a"], now).startswith(stripe.WebhookSignature.generate_signature_header(body.decode(), "whsec_a", now))
     receiver = Receiver("whsec_new", "whsec_old")
