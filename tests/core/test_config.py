@@ -10,6 +10,7 @@ from pydantic import BaseModel, SecretStr
 from agentidp.cli import main
 from agentidp.core.config import Settings, load
 from agentidp.core.errors import WrongSettings
+from agentidp.core.plans import TIERS
 from agentidp.core.secrets import new_master_key
 
 KEY = new_master_key()
@@ -50,6 +51,14 @@ EVERY_SETTING: list[tuple[str, str, str, Any]] = [
     ("billing.allowed_origins", '["https://app.example.com"]', '["https://app.example.com"]', ("https://app.example.com",)),
     ("billing.grace_days", "3", "3", 3),
     ("features.billing", "false", "false", False),
+    ("features.tier_enforcement", "false", "false", False),
+    ("features.analytics", "false", "false", False),
+    ("stripe.api_key", "sk_test_one", '"sk_test_one"', SecretStr("sk_test_one")),
+    *(
+        (f"plans.{tier}.{name}", str(value), str(value), value)
+        for tier in TIERS
+        for name, value in (("max_agents", 7), ("max_calls_per_day", 8), ("max_tokens_per_day", 9), ("requests_per_minute", 10), ("audit_kept_days", 11))
+    ),
 ]
 NAMES = [row[0] for row in EVERY_SETTING]
 
@@ -90,7 +99,7 @@ def test_the_table_above_has_every_setting() -> None:
         for name, info in model.model_fields.items():
             kind = info.annotation
             nested = isinstance(kind, type) and issubclass(kind, BaseModel)
-            found += names(kind, f"{name}.") if nested else [prefix + name]  # type: ignore[arg-type]
+            found += names(kind, f"{prefix}{name}.") if nested else [prefix + name]  # type: ignore[arg-type]
         return found
 
     assert sorted(names(Settings)) == sorted(NAMES)
