@@ -46,6 +46,19 @@ def test_a_checkout_becomes_a_subscription(fake: FakeStripe, api: Any) -> None:
     assert item.current_period_start <= time.time() < item.current_period_end
 
 
+def test_objects_have_the_fields_that_the_library_declares(fake: FakeStripe, api: Any) -> None:
+    customer = api.customers.create()
+    subscription = fake.pay(checkout(api, customer=customer.id).id)
+    session = api.checkout.sessions.list({"expand": ["data.line_items"]}).data[0]
+    item = api.subscriptions.retrieve(subscription["id"])["items"].data[0]
+    portal = api.billing_portal.sessions.create({"customer": customer.id})
+    metered = api.billing.meter_events.create({"event_name": "tokens", "payload": {"stripe_customer_id": customer.id, "value": "1"}})
+    lists = [getattr(api, name).list().data[0] for name in ("customers", "products", "prices", "subscriptions", "invoices", "events")]
+    for thing in [*lists, session, session.line_items.data[0], item, item.plan, portal, metered]:
+        assert type(thing) is not stripe.StripeObject
+        assert not set(thing.to_dict()) - set(type(thing).__annotations__), type(thing)
+
+
 def test_the_checkout_of_a_newcomer_makes_the_customer(fake: FakeStripe, api: Any) -> None:
     session = checkout(api, customer_email="new@example.com")
     subscription = fake.pay(session.id)
