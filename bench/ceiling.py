@@ -5,6 +5,7 @@ Only `append` of the database is another one; it answers at once that the entry 
 
 import asyncio
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import uvloop
@@ -29,14 +30,15 @@ def without_store(started: Started) -> None:
     started.instance.database.append = append  # type: ignore[method-assign]  # the whole point
 
 
-def main() -> None:
+def run(on_start: Callable[[Started], None]) -> None:
+    """Serve the product as `on_start` leaves it."""
     settings = load()
     log.configure(settings.log_level)
     listener = listen(settings.host, settings.port)
-    app = create_app(settings, on_start=without_store)
+    app = create_app(settings, on_start=on_start)
     if not uvloop.run(serve(make_server(app, settings.host, settings.port), listener)):
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    run(without_store)

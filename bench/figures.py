@@ -85,6 +85,8 @@ FIGURES = (
     _tokens("tokens/s, RS256", "rs256", "RS256 with a no-op store", "rs256-ceiling", None),
     _tokens("tokens/s with a log line per request", "logged", "without", "sqlite", None),
     _tokens("tokens/s, two processes on PostgreSQL", "two", "one process", "postgres", None),
+    _tokens("tokens/s, counted", "counted", "nothing counted", "uncounted", 0.95, group="limits"),
+    _tokens("tokens/s, on a plan with limits", "limited", "plans not enforced", "counted", 0.95, group="limits"),
     Figure(
         "tokens/s, one client on one connection",
         "the prototype's 1,817/s on another day",

@@ -94,7 +94,7 @@ def tokens(options: Options) -> dict[str, Any]:
     """The token path on both engines, its ceiling, the peers, and what other endpoints cost beside it: all in one interleaved run."""
     with contextlib.ExitStack() as stack:
         setting = Setting(stack)
-        ceiling = setting.enrolled("ceiling", ceiling=True)
+        ceiling = setting.enrolled("ceiling", variant="ceiling")
         sqlite = setting.enrolled("sqlite")
         server = attempt("postgres", lambda: stack.enter_context(postgres()), setting.absent, Absent)
         setting.add("ceiling", "AgentIdP, no-op store (the ceiling)", lambda: (ceiling.server, ceiling.requests))
@@ -120,7 +120,7 @@ def _more(setting: Setting, sqlite: Product, server: Postgres | None) -> None:
     setting.add("introspection", "AgentIdP, SQLite: introspection of an active token", lambda: (sqlite.server, sqlite.introspections()))
     setting.add("guarded", "AgentIdP, SQLite: guarded call (GET /agent-info)", lambda: (sqlite.server, sqlite.guarded_calls()))
     setting.add("registration", "AgentIdP, SQLite: POST /agents", lambda: (sqlite.server, sqlite.registrations()), connections=32)
-    rsa_ceiling = setting.enrolled("rs256-ceiling", ceiling=True, TOKENS__ALGORITHM="RS256")
+    rsa_ceiling = setting.enrolled("rs256-ceiling", variant="ceiling", TOKENS__ALGORITHM="RS256")
     setting.add("rs256-ceiling", "AgentIdP, no-op store, RS256", lambda: (rsa_ceiling.server, rsa_ceiling.requests))
     rsa = setting.enrolled("rs256", TOKENS__ALGORITHM="RS256")
     setting.add("rs256", "AgentIdP, SQLite, RS256", lambda: (rsa.server, rsa.requests))
@@ -136,6 +136,19 @@ def _more(setting: Setting, sqlite: Product, server: Postgres | None) -> None:
         setting.peer("original", "the original design", lambda: peers.original(server.new_database("original")))
     else:
         setting.absent["original"] = setting.absent["postgres"]
+
+
+def limits(options: Options) -> dict[str, Any]:
+    """What counting costs on the token path, and what the limits of a plan cost beside it."""
+    huge = {"PLANS__ENTERPRISE__MAX_TOKENS_PER_DAY": "1000000000", "PLANS__ENTERPRISE__MAX_CALLS_PER_DAY": "1000000000"}
+    with contextlib.ExitStack() as stack:
+        setting = Setting(stack)
+        uncounted, counted = setting.enrolled("uncounted", variant="uncounted"), setting.enrolled("counted", FEATURES__TIER_ENFORCEMENT="false")
+        limited = setting.enrolled("limited", **huge)
+        setting.add("uncounted", "AgentIdP, SQLite, nothing counted", lambda: (uncounted.server, uncounted.requests))
+        setting.add("counted", "AgentIdP, SQLite, plans not enforced", lambda: (counted.server, counted.requests))
+        setting.add("limited", "AgentIdP, SQLite, on a plan with limits", lambda: (limited.server, limited.requests))
+        return {"contestants": run_rounds(setting.contestants, rounds=options.rounds, seconds=options.seconds), **setting.part()}
 
 
 def agents(options: Options) -> dict[str, Any]:
@@ -309,6 +322,7 @@ def _server_and_requests(product: Product) -> tuple[Server, list[str]]:
 GROUPS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "generators": generators,
     "tokens": tokens,
+    "limits": limits,
     "latency": latency,
     "cold_start": cold_start,
     "agents": agents,

@@ -105,8 +105,10 @@ def token_requests(port: int, clients: list[tuple[str, str]]) -> list[str]:
     return [http("POST", "/api/v1/token", port, FORM | basic(*client), GRANT) for client in clients]
 
 
-def start(name: str, *, database_url: str | None = None, ceiling: bool = False, folder: Path | None = None, workers: int = 1, **settings: str) -> Product:
-    """Start an instance, on an empty folder unless one is given. Nothing is logged per request, as with the peers."""
+def start(name: str, *, database_url: str | None = None, variant: str = "", folder: Path | None = None, workers: int = 1, **settings: str) -> Product:
+    """Start an instance, on an empty folder unless one is given, or a variant of it that is a program of this folder. Nothing is logged per request, as
+    with the peers.
+    """
     if folder is None:
         folder = WORK / name
         shutil.rmtree(folder, ignore_errors=True)
@@ -115,8 +117,8 @@ def start(name: str, *, database_url: str | None = None, ceiling: bool = False, 
     env |= {f"AGENTIDP_{key}": value for key, value in settings.items()}
     if database_url:
         env["AGENTIDP_DATABASE_URL"] = database_url
-    command = [sys.executable, "-m", "bench.ceiling"] if ceiling else [AGENTIDP, "serve", "--workers", str(workers)]
-    return Product(Server(name, command, folder, port, env, ROOT if ceiling else None), folder)
+    command = [sys.executable, "-m", f"bench.{variant}"] if variant else [AGENTIDP, "serve", "--workers", str(workers)]
+    return Product(Server(name, command, folder, port, env, ROOT if variant else None), folder)
 
 
 def _registration(name: str) -> dict[str, Any]:
