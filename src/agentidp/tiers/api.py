@@ -61,7 +61,7 @@ class TierStatusResource(Resource):
 class UpgradeRequest(RequestBody):
     """The plan to buy."""
 
-    target_tier: PlanTier = Field(description="Higher than the current one.", examples=["pro"])
+    target_tier: PlanTier = Field(description="Higher than the current one.", examples=["enterprise"])
 
 
 class UpgradeResponse(Resource):
