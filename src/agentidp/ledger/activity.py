@@ -77,7 +77,12 @@ def add_tokens(tx: Tx, issued: Iterable[Issued]) -> None:
 def sweep_activity(tx: Tx) -> int:
     """Forget what is older than anybody can ask for. Returns how many rows; call it until it returns less than one transaction may hold."""
     first = tx.now // DAY_MS - limits.ACTIVITY_DAYS_KEPT
-    return max(_sweep(tx, table, first) for table in (agent_activity, hourly_tokens))
+    old_days = sa.select(*agent_activity.primary_key).where(agent_activity.c.day < first).limit(limits.SWEEP_ROWS_MAX)
+    old_hours = sa.select(*hourly_tokens.primary_key).where(hourly_tokens.c.day < first).limit(limits.SWEEP_ROWS_MAX)
+    return max(
+        tx.run(sa.delete(agent_activity).where(sa.tuple_(*agent_activity.primary_key).in_(old_days))).rowcount,
+        tx.run(sa.delete(hourly_tokens).where(sa.tuple_(*hourly_tokens.primary_key).in_(old_hours))).rowcount,
+    )
 
 
 def json_rows(rows: Sequence[tuple[Any, ...]]) -> str:
@@ -89,9 +94,3 @@ def _run(tx: Tx, statements: Mapping[str, str], rows: Sequence[tuple[Any, ...]])
         dialect = tx.connection.dialect.name
         values = tuple(list(column) for column in zip(*rows, strict=True)) if dialect == "postgresql" else (json_rows(rows),)
         tx.connection.exec_driver_sql(statements[dialect], values)
-
-
-def _sweep(tx: Tx, table: sa.Table, first: int) -> int:
-    key = tuple(table.primary_key)
-    old = sa.select(*key).where(table.c.day < first).limit(limits.SWEEP_ROWS_MAX)
-    return tx.run(sa.delete(table).where(sa.tuple_(*key).in_(old))).rowcount
