@@ -29,6 +29,27 @@ def test_a_snapshot_is_what_the_three_rows_say(database_url: str) -> None:
     with_database(database_url, work)
 
 
+def test_its_limits_are_the_organizations_own_else_the_plans(database_url: str) -> None:
+    async def work(database: Database) -> None:
+        known = await make_known(database)
+        mine = sa.update(organizations).where(organizations.c.organization_id == known.organization_id)
+        for columns, tokens, calls in (
+            ({"plan_tier": "enterprise"}, None, None),
+            ({"plan_tier": "pro"}, 50_000, 50_000),
+            ({"plan_tier": "free", "max_tokens_per_day": 5_000}, 5_000, 1_000),
+            ({"plan_tier": "enterprise", "max_tokens_per_day": 0}, 0, None),
+        ):
+            await database.write(lambda tx, columns=columns: tx.run(mine.values(columns)) and None, NOBODY)
+            cache = Snapshots(database, PLANS)
+            found, secret = await cache.find(known.organization_id, known.credential_id), await cache.find_secret(known.key)
+            assert found is not None
+            assert secret is not None
+            assert secret.credential == found
+            assert (found.plan_tier, found.tokens_per_day_max, found.calls_per_day_max) == (columns["plan_tier"], tokens, calls)
+
+    with_database(database_url, work)
+
+
 def test_what_was_found_is_kept_until_it_is_forgotten(database_url: str) -> None:
     async def work(database: Database) -> None:
         known = await make_known(database)
