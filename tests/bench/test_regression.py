@@ -140,8 +140,6 @@ async def _statements_by_size(engine: str, url: str, folder: Path) -> dict[int, 
     return {size: await write(url, _entries(snapshot, size)) for size in (1, 100, 127, 128)}
 
 
-
-
 def _entries(snapshot: SecretSnapshot, size: int) -> list[Entry]:
     now, origin = system_clock(), Origin(None, None, "bench")
     made = []
