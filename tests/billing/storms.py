@@ -142,12 +142,14 @@ async def rage(shop: Shop, chance: random.Random) -> int:
                 await shop.accept(queue.pop())
         await asyncio.gather(*(work(shop, strike, chance.randint(0, 3)) for _ in range(chance.randint(1, 3))))
         shop.clock.shift_ms += chance.choice([0, 0, 1_000, limits.BILLING_LEASE_MS + 1])
-    while queue or shop.fake.outbox:  # ending a superseded subscription makes an event of its own
+    is_calm = False
+    while not is_calm:
         queue += _multiplied(shop, chance, told)
         while queue:
             await shop.accept(queue.pop(chance.randrange(len(queue))))
             await work(shop, strike, 2)
         await shop.settle()
+        is_calm = not shop.fake.outbox  # ending a superseded subscription makes an event of its own
     customer_of = {event_id: event["data"]["object"]["customer"] for event_id, event in told.items() if event["type"] in HONOURED}
     for storm in storms:
         await storm.check(customer_of)

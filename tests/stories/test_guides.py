@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from tests.architecture.source import ROOT
+from tests.fakes.fake_stripe import FakeStripe, serving_stripe
 from tests.stories.tour import follow, matches
 
 GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs" / "guides").glob("*.md"))
@@ -12,7 +13,8 @@ GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs" / "
 @pytest.mark.slow
 @pytest.mark.parametrize("guide", GUIDES)
 def test_the_guide_works_as_shown(guide: str, tmp_path: Path) -> None:
-    follow(guide, tmp_path)
+    with serving_stripe(FakeStripe()) as stripe:
+        follow(guide, tmp_path, stripe if "billing" in guide else None)
 
 
 def test_what_is_shown_is_compared_exactly_but_for_the_gaps() -> None:

@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from tests.architecture.source import ROOT
+from tests.fakes.fake_stripe import FakeStripe
 from tests.processes import environment, serving
 
 _FENCE = re.compile(r"^```(sh|text|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -29,13 +31,19 @@ class Step:
     shown: str | None = None
 
 
-def follow(document: str, folder: Path) -> None:
-    """Serve an empty instance in the folder and do there what the document says. Raises AssertionError where it is not so."""
+def follow(document: str, folder: Path, stripe: FakeStripe | None = None) -> None:
+    """Serve an empty instance in the folder, one that sells its plans if there is a Stripe, and do there what the document says.
+
+    Raises AssertionError where it is not so.
+    """
     if not shutil.which("curl"):
         print("skipped: the tour needs curl")
         pytest.skip("curl is missing")
-    with serving(folder) as server:
+    with serving(folder, **(_at(stripe) if stripe else {})) as server:
         text = (ROOT / document).read_text("utf-8").replace("http://127.0.0.1:3000", server.url)
+        if stripe:
+            text = text.replace("http://127.0.0.1:12111", stripe.url)
+            stripe.on_change = partial(stripe.deliver, f"{server.url}/api/v1/billing/webhook")
         steps = read_steps(text, folder)
         script = "set -euo pipefail\n" + "".join(f"{step.commands}\nprintf '{_MARK}'\n" for step in steps)
         path = f"{Path(sys.executable).parent}:{environment(None)['PATH']}"
@@ -54,6 +62,17 @@ def follow(document: str, folder: Path) -> None:
         where = f"{document}:{step.line}\n{step.commands}\nprinted:\n{output}{answer.stderr}"
         assert step.shown is None or matches(step.shown, output), where
     assert answer.returncode == 0, f"{document}:{steps[len(printed) - 1].line} failed\n{answer.stderr}"
+
+
+def _at(stripe: FakeStripe) -> dict[str, str]:
+    """The settings that the fake prints when it is started by hand."""
+    return {
+        "STRIPE__API_KEY": min(stripe.api_keys),
+        "STRIPE__API_BASE": stripe.url,
+        "STRIPE__WEBHOOK_SECRET": stripe.webhook_secrets[0],
+        "STRIPE__PRICES__PRO": "price_pro",
+        "STRIPE__PRICES__ENTERPRISE": "price_enterprise",
+    }
 
 
 def read_steps(text: str, folder: Path) -> list[Step]:
