@@ -63,6 +63,27 @@ def _statements(tx: Tx, query: Callable[[Tx], Any]) -> list[tuple[str, Any]]:
     return sent
 
 
+@pytest.mark.parametrize("engine", ["postgresql"])
+@pytest.mark.parametrize("name", ["agents", "agents by cursor"])
+def test_a_plan_made_for_any_values_does_not_read_all_agents(engine: str, database_url: str, name: str) -> None:
+    """PostgreSQL makes such a plan for a statement that a connection has sent a few times."""
+
+    async def work() -> None:
+        caller, query = QUERIES[name]
+        async with opened(database_url, Turned(DAY * DAY_MS)) as database, Hands(database_url) as hands:
+            await database.write(_fill, SYSTEM)
+            await hands.run(("ANALYZE", ()))
+            (statement, values) = (await database.write(_statements, caller, query))[-1]
+            await hands._connection.execute(f"SET plan_cache_mode = force_generic_plan; PREPARE asked AS {statement}")
+            listed = ", ".join(f"'{value}'" for value in values)
+            plan = "\n".join(row[0] for row in await hands._connection.fetch(f"EXPLAIN EXECUTE asked ({listed})"))
+            assert "$1" in plan
+            assert "pk_agent_activity" in plan
+            assert "ix_agent_activity_day" not in plan
+
+    asyncio.run(work())
+
+
 @pytest.mark.parametrize("name", QUERIES)
 def test_nothing_is_read_but_by_an_index(engine: str, database_url: str, name: str) -> None:
     async def work() -> None:
