@@ -37,6 +37,8 @@ class ServerProcess:
     def __init__(self, folder: Path, *arguments: str, **settings: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         port = settings.setdefault("PORT", str(free_port()))
+        settings.setdefault("RATE_LIMIT__PER_MINUTE", "0")  # one agent makes the whole load
+        settings.setdefault("RATE_LIMIT__FAILED_LOGINS_PER_MINUTE", "0")
         self.folder, self.data, self.url = folder, folder / "data", f"http://127.0.0.1:{port}"
         self.env = {"AGENTIDP_DATA_DIR": str(self.data)} | {f"AGENTIDP_{name}": value for name, value in settings.items()}
         with (folder / "stdout").open("ab") as stdout, (folder / "stderr").open("ab") as stderr:

@@ -23,6 +23,7 @@ from agentidp.analytics import api as analytics
 from agentidp.audit import api as audit
 from agentidp.auth.guard import OAuthRoute, internal_error
 from agentidp.auth.instance import Instance
+from agentidp.auth.throttle import rate_headers
 from agentidp.billing import api as billing
 from agentidp.core import limits
 from agentidp.core.clock import Clock, system_clock
@@ -90,7 +91,7 @@ def create_app(
             allow_origins=settings.cors.origins,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type"],
-            expose_headers=["X-Request-Id", "Retry-After", "WWW-Authenticate"],
+            expose_headers=["X-Request-Id", "Retry-After", "WWW-Authenticate", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"],
         )
     return app
 
@@ -128,6 +129,7 @@ class Edge:
                 self._on_start(started)
                 yield started.instance
         finally:
+            await started.instance.rates.close()
             await started.instance.database.close()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -153,7 +155,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_stamp(request_id)]
+                message["headers"] = [*message.get("headers", ()), *_stamp(request_id, scope)]
             await send(message)
 
         try:
@@ -177,7 +179,7 @@ class Edge:
             response = render(refusal, oauth=_is_oauth(scope)) if refusal else await route.serve(request)
         except Exception:  # noqa: BLE001 - as in `guard`
             response = internal_error(request, oauth=_is_oauth(scope))
-        response.raw_headers += _stamp(request_id)
+        response.raw_headers += _stamp(request_id, scope)
         self._observe(scope, response.status_code, time.perf_counter() - started, request_id)
         return response
 
@@ -237,9 +239,9 @@ def _is_oauth(scope: Scope) -> bool:
     return path.startswith(_OAUTH_PREFIX)
 
 
-def _stamp(request_id: str) -> list[tuple[bytes, bytes]]:
+def _stamp(request_id: str, scope: Scope) -> list[tuple[bytes, bytes]]:
     """The headers that every answer has."""
-    return [(b"x-request-id", request_id.encode()), *_SECURITY_HEADERS]
+    return [(b"x-request-id", request_id.encode()), *_SECURITY_HEADERS, *rate_headers(scope)]
 
 
 def _bad_head(request: Request) -> Problem | None:

@@ -56,7 +56,8 @@ def build_openapi(routes: list[APIRoute], issuer: str) -> bytes:
         title="AgentIdP",
         version=__version__,
         summary="An identity provider whose principals are AI agents.",
-        description="Errors are `{code, message, details?}`; the OAuth endpoints answer `{error, error_description}` (RFC 6749 section 5.2).",
+        description="Errors are `{code, message, details?}`; the OAuth endpoints answer `{error, error_description}` (RFC 6749 section 5.2). An answer to a "
+        "client that has proven itself carries `X-RateLimit-Limit` (requests a minute), `X-RateLimit-Remaining` and `X-RateLimit-Reset` (seconds since the epoch).",
         routes=routes,
         servers=[{"url": issuer}],
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},

@@ -21,7 +21,7 @@ from agentidp.auth.guard import PUBLIC, GuardedRoute, authenticate
 from agentidp.auth.instance import Instance, instance_of
 from agentidp.core import limits
 from agentidp.core.caller import OPERATOR_SCOPE, Caller
-from agentidp.core.errors import Forbidden, Unauthenticated
+from agentidp.core.errors import Forbidden, TooManyRequests, Unauthenticated
 from agentidp.core.http import JsonResponse, is_local
 from agentidp.core.operations import ALWAYS, error_responses
 from agentidp.db.unit import Tx
@@ -153,7 +153,7 @@ async def health(request: Request) -> Response:
     operation_id="getDetailedHealth",
     response_model=DetailedHealth,
     responses={
-        **error_responses((*ALWAYS, Unauthenticated, Forbidden)),
+        **error_responses((*ALWAYS, Unauthenticated, Forbidden, TooManyRequests)),
         207: {"model": DetailedHealth, "description": "Degraded."},
         503: {"model": DetailedHealth, "description": "Unreachable.", "content": _UNREACHABLE},
     },
@@ -182,7 +182,7 @@ async def detailed(request: Request) -> Response:
     operation_id="getMetrics",
     response_class=Response,
     responses={
-        **error_responses((*ALWAYS, Unauthenticated, Forbidden)),
+        **error_responses((*ALWAYS, Unauthenticated, Forbidden, TooManyRequests)),
         200: {"description": "The samples.", "content": {"text/plain": {"schema": {"type": "string"}}}},
     },
     openapi_extra=_LOCAL_OR_OPERATOR,

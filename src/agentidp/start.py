@@ -8,6 +8,7 @@ from agentidp.auth.data_keys import open_sealer, refresh_sealer
 from agentidp.auth.instance import Instance
 from agentidp.auth.keys import KeyStore, ensure_keys
 from agentidp.auth.master_keys import load_master_keys
+from agentidp.auth.rates import RateLimits
 from agentidp.auth.server_secrets import CLIENT_SECRET_KEY, ensure_server_secret
 from agentidp.billing.stripe import open_stripe
 from agentidp.bootstrap import AlreadySetUp, FirstCredential, find_operator_organization, set_up_instance
@@ -41,12 +42,14 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
     url, stripe = database_url(settings), open_stripe(settings)
     await in_transaction(url, upgrade)
     metrics, nudge = Metrics(), Nudge()
-    plans = plans_in_force(settings.plans, enforced=settings.features.tier_enforcement)
+    plans, rates = plans_in_force(settings.plans, enforced=settings.features.tier_enforcement), RateLimits(settings, clock, metrics)
     database = open_database(url, clock, LedgerWriters(nudge), metrics.observe_database)
     try:
+        await rates.open()
         sealer = await open_sealer(database, master_keys)
         refresh = functools.partial(refresh_sealer, database, functools.partial(load_master_keys, settings), sealer)
-        instance = Instance(settings, database, KeyStore(database, sealer, clock, refresh), Ledger(database, plans), sealer, clock, metrics, plans, nudge=nudge)
+        keys, ledger = KeyStore(database, sealer, clock, refresh), Ledger(database, plans)
+        instance = Instance(settings, database, keys, ledger, sealer, clock, metrics, plans, rates, nudge=nudge)
         instance.secret_key = await database.write(ensure_server_secret, SYSTEM, sealer, CLIENT_SECRET_KEY)
         instance.audit_key = AuditKey(settings.issuer, await database.write(ensure_server_secret, SYSTEM, sealer, AUDIT_KEY))
         await database.write(ensure_keys, SYSTEM, sealer, settings.tokens.algorithm)
@@ -55,6 +58,7 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
         first = await _set_up_once(instance)
         organization_id = await database.read(find_operator_organization, SYSTEM)
     except BaseException:
+        await rates.close()
         await database.close()
         raise
     instance.operator_organization_id = organization_id or ""

@@ -49,7 +49,10 @@ class Told:
             self.prepared += 1
             return f"{decision}, signed"
 
-        return asyncio.run(self.ledger.settle(find, decide, prepare))
+        async def decide_now(snapshot: Snapshot | None) -> tuple[Entry, str]:
+            return decide(snapshot)
+
+        return asyncio.run(self.ledger.settle(find, decide_now, prepare))
 
     @property
     def is_cached(self) -> bool:

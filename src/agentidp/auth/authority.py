@@ -1,5 +1,7 @@
 """Is a token that we once signed still good? Decided on a snapshot, confirmed by the ledger's commit; if it cannot be had, the answer is never yes."""
 
+from collections.abc import Awaitable, Callable
+
 from agentidp.auth.instance import Instance
 from agentidp.auth.jwt import VerifiedClaims
 from agentidp.core.caller import OPERATOR_SCOPE, AuditEntry
@@ -19,16 +21,20 @@ async def is_alive(
     meter: str | None = None,
     event: Event | None = None,
     essential: bool = False,
+    admit: Callable[[Snapshot], Awaitable[None]] | None = None,
 ) -> bool:
     """Whether organization, agent, credential, signing key and the token itself are all in force.
 
     The question is itself an entry of the ledger: what it counts and records is durable when the answer arrives. The operator's calls are counted,
-    but never refused: somebody must be able to help. Raises TooManyCalls, Unavailable.
+    but never refused: somebody must be able to help. `admit` may refuse whoever the snapshot says it is, before anything is counted. Raises TooManyCalls,
+    Unavailable, and what `admit` raises.
     """
 
-    def decide(snapshot: Snapshot | None) -> tuple[Entry, None]:
+    async def decide(snapshot: Snapshot | None) -> tuple[Entry, None]:
         if snapshot is None or not _in_force(snapshot, token, instance.clock()):
             raise TokenIsDead
+        if admit is not None:
+            await admit(snapshot)
         return (
             Entry(
                 snapshot,

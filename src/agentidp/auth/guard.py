@@ -1,9 +1,10 @@
 """The guard in front of every operation: proves the caller, requires the scope, then lets the endpoint run; renders every refusal.
 
-Order of the answers: 401, 403, 415 and 413, 400, then the operation's own. A refusal is recorded in a unit of work of its own,
+Order of the answers: 401, 429, 403, 415 and 413, 400, then the operation's own. A refusal is recorded in a unit of work of its own,
 because the operation's was rolled back; when it cannot be recorded the answer is 503. RFC 6750, RFC 9728 section 5.1.
 """
 
+import functools
 import logging
 import re
 from collections.abc import Callable, Coroutine, Sequence
@@ -19,6 +20,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from agentidp.auth import throttle
 from agentidp.auth.authority import is_alive
 from agentidp.auth.instance import Instance, instance_of
 from agentidp.auth.jws import InvalidToken
@@ -67,8 +69,8 @@ def origin(request: Request) -> Origin:
 async def authenticate(request: Request, scope: str, *, essential: bool = False) -> Caller:
     """Prove the bearer of an access token for this API and require the scope (`ANY_TOKEN`: none in particular).
 
-    An essential call is counted, but not refused when the day's calls are used up. Raises Unauthenticated, TooManyCalls or Forbidden, each with
-    the audit event that it leaves.
+    An essential call is counted, but not refused when the day's calls are used up. Raises Unauthenticated, RateLimited, TooManyCalls or Forbidden,
+    each with the audit event that it leaves.
     """
     instance = instance_of(request)
     values = request.headers.getlist("authorization")
@@ -85,7 +87,8 @@ async def authenticate(request: Request, scope: str, *, essential: bool = False)
     if instance.settings.issuer not in token.audience:
         raise _bad_token(instance, "meant for another audience", token)
     caller = _caller(token, origin(request))
-    if not await is_alive(instance, token, meter="apiCalls", essential=essential):
+    throttle.present(request, token.token_id, is_signed=True)  # one that was revoked must not use up the rate of the agent that it was stolen from
+    if not await is_alive(instance, token, meter="apiCalls", essential=essential, admit=functools.partial(throttle.admit, request)):
         raise _bad_token(instance, "revoked, or the agent is not active", token)
     request.scope["agentidp.caller"] = caller
     request.scope["agentidp.token"] = token
@@ -116,8 +119,10 @@ def challenge(instance: Instance, *parameters: str) -> dict[str, str]:
 
 
 async def refuse(request: Request, problem: Problem, *, oauth: bool) -> Response:
-    """Record the refusal if it carries an audit entry, then render it."""
+    """Record the refusal if it carries an audit entry, then render it. Who fails too often to prove who it is gets another one."""
     headers = {}
+    if problem.is_failed_login:
+        problem = await throttle.count_failure(request) or problem
     if isinstance(problem, Forbidden) and problem.scope:
         headers = challenge(instance_of(request), 'error="insufficient_scope"', f'scope="{problem.scope}"')
     try:
@@ -128,13 +133,17 @@ async def refuse(request: Request, problem: Problem, *, oauth: bool) -> Response
 
 
 async def _leave_trail(request: Request, problem: Problem) -> None:
-    """Write down what the refusal says about itself; of those at a plan's limit, which come by the thousand, one a minute for each organization."""
-    if problem.plan_limit is None:
+    """Write down what the refusal says about itself; of those at a limit, which come by the thousand, one a minute for each organization or source."""
+    instance = instance_of(request)
+    if isinstance(problem, throttle.RateLimited):
+        instance.metrics.rate_limit_hits.labels(problem.kind).inc()
+        reached = (problem.key, problem.kind)
+    elif problem.plan_limit is not None:
+        instance.metrics.limit_rejections.labels(problem.plan_limit).inc()
+        reached = (problem.audit[0].organization_id or "", problem.plan_limit)
+    else:
         await _record(request, problem.audit)
         return
-    instance, entry = instance_of(request), problem.audit[0]
-    instance.metrics.limit_rejections.labels(problem.plan_limit).inc()
-    reached = (entry.organization_id, problem.plan_limit)
     if not instance.limits_noted.is_due(reached, instance.clock()):
         return
     try:
@@ -178,7 +187,7 @@ class GuardedRoute(APIRoute):
         handler = super().get_route_handler()
         declared = self.openapi_extra or {}
         scope: str = declared["x-scope"]
-        essential = "x-essential" in declared
+        essential, is_limited = "x-essential" in declared, declared.get("x-rate-limit") == "source"
         queries = _query_names(self.dependant)
         has_body = self.body_field is not None
         merge_patch = "PATCH" in (self.methods or ())
@@ -188,6 +197,8 @@ class GuardedRoute(APIRoute):
             try:
                 if scope != PUBLIC:
                     await authenticate(request, scope, essential=essential)
+                elif is_limited:
+                    await throttle.admit_source(request)
                 if has_body:
                     await _load_json(request, merge_patch=merge_patch)
                 _require_known_query(request, queries)

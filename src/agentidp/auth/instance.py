@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 
 from agentidp.auth.keys import KeyStore
+from agentidp.auth.rates import RateLimits
 from agentidp.core import limits
 from agentidp.core.clock import Clock
 from agentidp.core.config import Settings
@@ -31,6 +32,7 @@ class Instance:
     clock: Clock
     metrics: Metrics
     plans: Plans
+    rates: RateLimits
     secret_key: bytes = b""
     operator_organization_id: str = ""
     audit_key: AuditKey = field(default_factory=AuditKey)

@@ -45,7 +45,7 @@ _EVENT: dict[str, Any] = {
     "additionalProperties": True,
     "examples": [{"id": "evt_1234567890", "object": "event", "type": "checkout.session.completed", "data": {"object": {"customer": "cus_abc123"}}}],
 }
-_WEBHOOK = public(SignatureInvalid, PayloadTooLarge, UnsupportedMediaType)
+_WEBHOOK = public(SignatureInvalid, PayloadTooLarge, UnsupportedMediaType, is_limited=False)  # Stripe sends as fast as it likes
 _WEBHOOK["openapi_extra"] |= {"parameters": [_SIGNATURE], "requestBody": {"required": True, "content": {"application/json": {"schema": _EVENT}}}}
 
 

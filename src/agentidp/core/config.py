@@ -52,6 +52,31 @@ class TokenSettings(_Section):
     )
 
 
+class RateLimitSettings(_Section):
+    """How often requests may come. A limit's burst is one minute's worth."""
+
+    per_minute: int | None = Field(
+        None,
+        ge=0,
+        le=limits.ORGANIZATION_LIMIT_MAX,
+        description="Requests a minute of one client, whatever its organization's plan says; 0: no limit.",
+        examples=["600"],
+    )
+    failed_logins_per_minute: int = Field(
+        10,
+        ge=0,
+        le=1_000_000,
+        description="Failures a minute to prove who one is, of one client from one source address, before the answer is 429; "
+        "all clients from one address together may fail ten times as often; 0: no limit.",
+    )
+    public_per_minute: int = Field(
+        600,
+        ge=0,
+        le=limits.ORGANIZATION_LIMIT_MAX,
+        description="Requests a minute of one source address that need no token; 0: no limit. Health, metrics, key set and discovery have none.",
+    )
+
+
 class CorsSettings(_Section):
     """Which web origins may call the API from a browser."""
 
@@ -144,6 +169,11 @@ class Settings(BaseSettings):
         description="`sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/DATABASE`; an SQLite file in `data_dir` when absent.",
         examples=["postgresql://agentidp:secret@127.0.0.1:5432/agentidp"],
     )
+    redis_url: SecretStr | None = Field(
+        None,
+        description="Redis or Valkey through which several processes share their rate limits; each counts for itself when absent.",
+        examples=["redis://:secret@127.0.0.1:6379/0"],
+    )
     issuer: str = Field(
         "",
         description="The issuer identifier: scheme, host and port under which clients reach this server; `http://HOST:PORT` when absent.",
@@ -168,6 +198,7 @@ class Settings(BaseSettings):
     )
     tokens: TokenSettings = TokenSettings()
     cors: CorsSettings = CorsSettings()
+    rate_limit: RateLimitSettings = RateLimitSettings()
     vault: VaultSettings = VaultSettings()
     features: FeatureSettings = FeatureSettings()
     plans: PlanSettings = PlanSettings()
@@ -183,6 +214,8 @@ class Settings(BaseSettings):
             object.__setattr__(self, "issuer", f"http://{host}:{self.port}")
         _require_origin(self.issuer, "issuer")
         _require_private_origin(self.stripe.api_base, "stripe.api_base")
+        if self.redis_url is not None and not self.redis_url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("redis_url: must begin with redis://, rediss:// or unix://")
         if self.tokens.default_audience is not None and not urlsplit(self.tokens.default_audience).scheme:
             raise ValueError("tokens.default_audience: must be an absolute URI")
         if self.environment == "production":

@@ -21,6 +21,8 @@ class Problem(Exception):
     title: ClassVar[str] = "An unexpected error occurred. Please try again later."
     oauth_error: ClassVar[str] = "server_error"
     plan_limit: ClassVar[str | None] = None  # which limit of an organization's plan is reached; such refusals come in great numbers
+    is_failed_login: ClassVar[bool] = False  # somebody has not proven who it is; who does so too often is made to wait
+    is_final = False  # nothing that is read anew could change it
 
     def __init__(
         self,
@@ -63,6 +65,7 @@ class InvalidDateRange(Invalid):
 class Unauthenticated(Problem):
     status, code, oauth_error = 401, "UNAUTHORIZED", "invalid_token"
     title = "A valid Bearer token is required to access this resource."
+    is_failed_login = True
 
 
 class Forbidden(Problem):

@@ -35,6 +35,16 @@ JWKS_MAX_AGE_SECONDS: Final = 300  # verifiers may keep the key set this long; r
 KEYS_REFRESH_SECONDS: Final = 5  # another process's rotation is seen at the latest after this
 UNKNOWN_KEY_RELOAD_SECONDS: Final = 1  # at most one reload of the key table a second for unknown key ids
 
+# Rates --------------------------------------------------------------------------------------
+RATE_KEYS_MAX: Final = 100_000  # clients, or sources, whose rate a process remembers, about 200 bytes each; the idle go first
+RATE_RECHECKS_PER_MINUTE: Final = 60  # of a refused client: whether its plan has been raised costs a read
+FAILED_LOGINS_PER_SOURCE_FACTOR: Final = 10  # a source may fail so many times as often as one client from it: many may share an address
+PRESENTED_CHARACTERS_KEPT: Final = 64  # of the name under which a failure is counted; ours have 36
+SHARED_RATES_SECONDS_MAX: Final = 0.1  # for one answer of Redis; a request waits for two at most. A busy loop must not pass for a Redis that is gone
+SHARED_RATES_CONNECT_SECONDS: Final = 1.0  # where no request waits for it
+SHARED_RATES_RETRY_SECONDS: Final = 1.0  # between two tries to reach a Redis that did not answer
+SHARED_RATES_BATCH_MAX: Final = 64  # requests asked about at once: a few milliseconds of the loop
+
 # Resources ----------------------------------------------------------------------------------
 ACTIVE_CREDENTIALS_PER_AGENT_MAX: Final = 10  # api.md section 3
 ROTATION_OVERLAP_SECONDS_MAX: Final = 604_800  # a week

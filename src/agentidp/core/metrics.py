@@ -24,6 +24,13 @@ class Metrics:
         self.pool_waiting = Gauge("agentidp_db_pool_waiting_requests", "Units of work waiting for the database", registry=registry)
         self.credentials_expiring = Gauge("agentidp_credentials_expiring_soon", "Active credentials that expire within 7 days", registry=registry)
         self.billing_events_parked = Gauge("agentidp_billing_events_parked", "Events of Stripe that were given up after too many attempts", registry=registry)
+        self.rate_limit_hits = Counter(
+            "agentidp_rate_limit_hits", "Requests refused for their rate, by whose: client, login, source", ["kind"], registry=registry
+        )
+        for kind in ("client", "login", "source"):
+            self.rate_limit_hits.labels(kind)
+        self.rate_limit_degraded = Gauge("agentidp_rate_limit_degraded", "1: Redis does not answer, each process counts requests for itself", registry=registry)
+        self.rate_limit_store_failures = Counter("agentidp_rate_limit_store_failures", "How often Redis was given up for a while", registry=registry)
         self.chain_integrity = Gauge("agentidp_audit_chain_integrity", "1: the last event of every chain that grew is as it was sealed", registry=registry)
         self.chain_integrity.set(1)
         self.unsealed_seconds = Gauge("agentidp_audit_unsealed_seconds", "Age of the oldest event that the last look found unsealed", registry=registry)

@@ -13,6 +13,7 @@ from agentidp.core.errors import (
     PayloadTooLarge,
     Problem,
     TooManyCalls,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
@@ -34,7 +35,7 @@ def secured(
     `otherwise` is the scope that is needed where `scope` is not enough: for another agent than the token's. `scope_note` says it in words.
     `essential`: answered also when the organization has used up its calls of the day, because it is the way to more.
     """
-    known = (*ALWAYS, Unauthenticated, Forbidden, *(() if essential else (TooManyCalls,)), *errors, *(_WITH_BODY if body else ()))
+    known = (*ALWAYS, Unauthenticated, Forbidden, TooManyRequests, *(() if essential else (TooManyCalls,)), *errors, *(_WITH_BODY if body else ()))
     extra: dict[str, Any] = {"x-scope": scope, "security": [{"bearer": []}]}
     if essential:
         extra["x-essential"] = True
@@ -45,9 +46,12 @@ def secured(
     return {"responses": error_responses(known), "openapi_extra": extra}
 
 
-def public(*errors: type[Problem]) -> dict[str, Any]:
-    """Keyword arguments of a route that anybody may call."""
-    return {"responses": error_responses((*ALWAYS, *errors)), "openapi_extra": {"x-scope": "public", "security": []}}
+def public(*errors: type[Problem], is_limited: bool = True) -> dict[str, Any]:
+    """Keyword arguments of a route that anybody may call, as often as a source may unless it is not limited."""
+    extra: dict[str, Any] = {"x-scope": "public", "security": []}
+    if is_limited:
+        errors, extra["x-rate-limit"] = (TooManyRequests, *errors), "source"
+    return {"responses": error_responses((*ALWAYS, *errors)), "openapi_extra": extra}
 
 
 def oauth(
@@ -62,7 +66,7 @@ def oauth(
     }
     if otherwise:
         extra["x-scope-otherwise"] = otherwise
-    responses = error_responses((*ALWAYS, Unauthenticated, *_WITH_BODY, *errors), oauth=True)
+    responses = error_responses((*ALWAYS, Unauthenticated, TooManyRequests, *_WITH_BODY, *errors), oauth=True)
     if answer:
         responses[200] = {"description": answer}
     return {"responses": responses, "openapi_extra": extra}

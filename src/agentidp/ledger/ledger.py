@@ -24,20 +24,20 @@ class Ledger:
     async def settle(
         self,
         find: Callable[[], Awaitable[S | None]],
-        decide: Callable[[S | None], tuple[Entry, D]],
+        decide: Callable[[S | None], Awaitable[tuple[Entry, D]]],
         prepare: Callable[[D], T],
     ) -> tuple[Entry, T]:
         """Decide, append, and prepare the answer while the commit is under way; returns the entry, which has its verdict, and the answer.
 
         Both a grant and a refusal (a Problem raised by `decide`) may come from a cached snapshot that is out of date: a refusal is
-        decided again on a fresh one, a grant when the commit finds it stale. Raises what `decide` raises, and Unavailable.
+        decided again on a fresh one unless it is final, a grant when the commit finds it stale. Raises what `decide` raises, and Unavailable.
         """
         for fresh in (False, True):
             snapshot = await find()
             try:
-                entry, decision = decide(snapshot)
-            except Problem:
-                if fresh or snapshot is None:
+                entry, decision = await decide(snapshot)
+            except Problem as problem:
+                if fresh or snapshot is None or problem.is_final:
                     raise
                 self.snapshots.forget(snapshot)
                 continue

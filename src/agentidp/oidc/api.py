@@ -25,7 +25,7 @@ router = APIRouter(tags=["OpenID Connect"], route_class=GuardedRoute)
 oauth_router = APIRouter(tags=["OpenID Connect"], route_class=OAuthRoute)
 
 _CLIENT_METHODS = ["client_secret_basic", "client_secret_post"]
-_CACHEABLE = public()
+_CACHEABLE = public(is_limited=False)  # many verifiers may share an address, and without the keys they refuse what is right
 _CACHEABLE["responses"] |= {304: {"description": "Unchanged since the answer with the ETag of `If-None-Match`."}}
 
 

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agentidp.agents.rules import AgentNotFound
-from agentidp.auth import guard
+from agentidp.auth import guard, throttle
 from agentidp.auth.authority import is_alive, require_call
 from agentidp.auth.guard import GuardedRoute, OAuthRoute, write
 from agentidp.auth.instance import instance_of
@@ -170,7 +170,10 @@ async def revoke_all(request: Request, agent_id: Annotated[str, Path(alias="agen
 
 
 async def _authenticate(request: Request, form: Form, scope: str) -> Caller:
-    """A bearer token with the scope, or the client itself. Raises Unauthenticated, Forbidden, InvalidClient, UnauthorizedClient, TooManyCalls."""
+    """A bearer token with the scope, or the client itself.
+
+    Raises Unauthenticated, Forbidden, InvalidClient, UnauthorizedClient, RateLimited, TooManyCalls.
+    """
     if request.headers.get("authorization", "").lower().startswith("bearer"):
         if "client_secret" in form:
             raise Invalid("Authenticate either with a bearer token or as a client, not both.")
@@ -180,11 +183,14 @@ async def _authenticate(request: Request, form: Form, scope: str) -> Caller:
     if client is None:
         entry = AuditEntry("auth.failed", "failure", metadata={"reason": "no authentication"})
         raise Unauthenticated("Authenticate with a bearer token or as a client.", audit=[entry], headers=guard.challenge(instance))
+    throttle.present(request, client.client_id)
     key, presented_hash = client.credential_key, keyed_hash(instance.secret_key, client.presented_secret)
 
-    def decide(stored: SecretSnapshot | None) -> tuple[Entry, Caller]:
+    async def decide(stored: SecretSnapshot | None) -> tuple[Entry, Caller]:
         now = instance.clock()
-        return actions.caller_entry(actions.authenticate_client(stored, presented_hash, client.client_id, now), now, guard.origin(request))
+        agent = actions.authenticate_client(stored, presented_hash, client.client_id, now)
+        await throttle.admit(request, agent)
+        return actions.caller_entry(agent, now, guard.origin(request))
 
     settled, caller = await instance.ledger.settle(lambda: instance.ledger.snapshots.find_secret(key), decide, lambda caller: caller)
     require_call(settled, instance.clock())

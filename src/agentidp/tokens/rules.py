@@ -21,6 +21,7 @@ class InvalidClient(Problem):
 
     status, code, oauth_error = 401, "UNAUTHORIZED", "invalid_client"
     title = "Client authentication failed."
+    is_failed_login = True
 
     def __init__(self, **options: Any) -> None:
         super().__init__(headers={"WWW-Authenticate": 'Basic realm="agentidp", charset="UTF-8"'}, **options)
@@ -34,6 +35,7 @@ class UnsupportedGrantType(Invalid):
 class UnauthorizedClient(Invalid):
     oauth_error = "unauthorized_client"
     title = "The agent or its organization is not active."
+    is_failed_login = True
 
 
 class InvalidTarget(Invalid):

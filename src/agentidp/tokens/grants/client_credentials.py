@@ -5,6 +5,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from agentidp.auth import throttle
 from agentidp.auth.guard import origin
 from agentidp.auth.instance import Instance, instance_of
 from agentidp.auth.jws import encode_base64url
@@ -21,17 +22,19 @@ GRANT_TYPE = "client_credentials"
 
 
 async def handle(request: Request, form: Form) -> dict[str, Any]:
-    """The token answer (RFC 6749 section 5.1). Raises InvalidClient, UnauthorizedClient, InvalidScopes, InvalidTarget, TooManyTokens."""
+    """The token answer (RFC 6749 section 5.1). Raises InvalidClient, UnauthorizedClient, InvalidScopes, InvalidTarget, RateLimited, TooManyTokens."""
     instance, source = instance_of(request), origin(request)
     client = presented_client(request, form)
     if client is None:
         raise InvalidClient(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": "no client authentication"})])
     scope, audience = requested_scope(form), requested_audience(form, instance.settings.default_audience)
+    throttle.present(request, client.client_id)
     key, presented_hash = client.credential_key, keyed_hash(instance.secret_key, client.presented_secret)
 
-    def decide(stored: SecretSnapshot | None) -> tuple[Entry, IssuedToken]:
+    async def decide(stored: SecretSnapshot | None) -> tuple[Entry, IssuedToken]:
         now = instance.clock()
         agent = authenticate_client(stored, presented_hash, client.client_id, now)
+        await throttle.admit(request, agent)
         return issue_token(agent, now, source, scope=scope, audience=audience, lifetime_seconds=instance.settings.tokens.lifetime_seconds)
 
     entry, answer = await instance.ledger.settle(lambda: instance.ledger.snapshots.find_secret(key), decide, lambda token: _answer(instance, token))
