@@ -14,6 +14,9 @@ from tests.serving import RunningServer
 from tests.tenants import Tenant, operator_of, registration
 from tests.tiers.small_plans import AGENTS, CALLS, HALF_A_DAY, TOKENS, change, rejections, small_server, tenant_on, used
 
+from agentidp.core.errors import TooManyCalls
+from agentidp.ledger.entries import DAY_MS
+
 Servers = list[RunningServer]
 
 
@@ -55,7 +58,12 @@ def require_used_up(answer: httpx2.Response) -> None:
     """429 until midnight; it is noon."""
     assert answer.status_code == 429, answer.text
     assert answer.json().get("code", answer.json().get("error")) in {"TIER_LIMIT_EXCEEDED", "slow_down"}
-    assert HALF_A_DAY - 300 < int(answer.headers["retry-after"]) <= HALF_A_DAY
+    assert HALF_A_DAY - 300 < int(answer.headers["retry-after"]) <= HALF_A_DAY + 1
+
+
+@pytest.mark.parametrize(("to_midnight_ms", "seconds"), [(DAY_MS, 1), (DAY_MS - 999, 1), (DAY_MS - 1000, 86_400), (60_000, 61), (1, 2)])
+def test_whoever_is_refused_at_midnight_does_not_wait_for_a_day(to_midnight_ms: int, seconds: int) -> None:
+    assert TooManyCalls(DAY_MS * 20_000 - to_midnight_ms).headers == {"Retry-After": str(seconds)}
 
 
 def test_the_calls_of_a_day_end_at_the_limit_and_begin_again_with_the_next(small: RunningServer, free: Tenant) -> None:

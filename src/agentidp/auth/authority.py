@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable
 from agentidp.auth.instance import Instance
 from agentidp.auth.jwt import VerifiedClaims
 from agentidp.core.caller import OPERATOR_SCOPE, AuditEntry
-from agentidp.core.clock import seconds_to_midnight
 from agentidp.core.errors import Problem, TooManyCalls
 from agentidp.ledger.entries import Entry, Event, Snapshot, Verdict
 
@@ -61,7 +60,7 @@ def require_call(entry: Entry, now: int) -> None:
     if entry.verdict is Verdict.OVER_LIMIT:
         known = entry.snapshot
         raise TooManyCalls(
-            seconds_to_midnight(now),
+            now,
             audit=[
                 AuditEntry(
                     "access.denied",

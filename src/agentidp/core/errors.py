@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from agentidp.core import limits
 from agentidp.core.caller import AuditEntry
+from agentidp.core.clock import seconds_to_midnight
 
 
 class Problem(Exception):
@@ -131,8 +132,9 @@ class DayUsedUp(TooManyRequests):
     code = "TIER_LIMIT_EXCEEDED"
     title = "What the organization may use in a day is used up; more at midnight UTC."
 
-    def __init__(self, retry_after_seconds: int, audit: Sequence[AuditEntry] = ()) -> None:
-        super().__init__(headers={"Retry-After": str(retry_after_seconds)}, audit=audit)
+    def __init__(self, now: int, audit: Sequence[AuditEntry] = ()) -> None:
+        # a second later than midnight: whoever is refused at the end of a day may be told so when the next has begun
+        super().__init__(headers={"Retry-After": str(seconds_to_midnight(now - 1000))}, audit=audit)
 
 
 class TooManyCalls(DayUsedUp):

@@ -11,7 +11,6 @@ from agentidp.auth.instance import Instance, instance_of
 from agentidp.auth.jws import encode_base64url
 from agentidp.auth.jwt import ACCESS_TOKEN_TYPE, ID_TOKEN_TYPE, encode
 from agentidp.core.caller import AuditEntry
-from agentidp.core.clock import seconds_to_midnight
 from agentidp.core.secrets import keyed_hash
 from agentidp.ledger.entries import Entry, SecretSnapshot, Verdict
 from agentidp.tokens.actions import authenticate_client, issue_token, note_use, over_limit
@@ -39,7 +38,7 @@ async def handle(request: Request, form: Form) -> dict[str, Any]:
 
     entry, answer = await instance.ledger.settle(lambda: instance.ledger.snapshots.find_secret(key), decide, lambda token: _answer(instance, token))
     if entry.verdict is Verdict.OVER_LIMIT:
-        raise TooManyTokens(retry_after_seconds=seconds_to_midnight(instance.clock()), audit=[over_limit(entry.snapshot)])
+        raise TooManyTokens(instance.clock(), audit=[over_limit(entry.snapshot)])
     note_use(entry, instance.clock())
     instance.metrics.tokens_issued.inc()
     return answer
