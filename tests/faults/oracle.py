@@ -17,6 +17,9 @@ DAY_MS = 24 * 3600 * 1000
 _METERS = {"token.issued": "tokensIssued"}
 _EVENTS = "SELECT organization_id, action, target_id, timestamp, event_id FROM audit_events WHERE outcome = 'success'"
 _COUNTERS = "SELECT organization_id, day, meter, count FROM usage_counters"
+_ISSUED = "SELECT organization_id, agent_id, timestamp FROM audit_events WHERE action = 'token.issued'"
+_BY_AGENT = "SELECT organization_id, agent_id, day, meter, count FROM agent_activity"
+_BY_HOUR = "SELECT organization_id, day, hour, count FROM hourly_tokens"
 _CHAIN = """
 SELECT e.organization_id, e.event_id, e.agent_id, e.action, e.outcome, e.target_type, e.target_id, e.ip_address, e.user_agent, e.request_id,
        CAST(e.metadata AS text), e.timestamp, e.seq, e.previous_hash, e.hash, h.size, h.head_hash
@@ -90,6 +93,21 @@ def require_chains(url: str) -> int:
     heads = {str(row[0]): (row[15], row[16]) for row in rows}
     assert ends == heads
     return len(rows)
+
+
+def require_rolled_up(url: str) -> None:
+    """With everything sealed: tokens by agent and by hour are the events, calls by agent are the organizations' calls."""
+    history, by_agent, by_hour, counters = _all(url, _ISSUED, _BY_AGENT, _BY_HOUR, _COUNTERS)
+    assert {tuple(map(str, row[:3])): row[4] for row in by_agent if row[3] == "tokensIssued"} == Counter(
+        (str(row[0]), str(row[1]), str(row[2] // DAY_MS)) for row in history
+    )
+    hours = Counter((str(row[0]), *divmod(row[2] // (DAY_MS // 24), 24)) for row in history)
+    assert {(str(row[0]), row[1], row[2]): row[3] for row in by_hour} == hours
+    calls: Counter[tuple[str, int]] = Counter()
+    for row in by_agent:
+        if row[3] == "apiCalls":
+            calls[str(row[0]), row[2]] += row[4]
+    assert calls == Counter({(str(row[0]), row[1]): row[3] for row in counters if row[2] == "apiCalls"})
 
 
 def _all(url: str, *queries: str) -> list[list[tuple[Any, ...]]]:

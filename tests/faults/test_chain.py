@@ -54,5 +54,6 @@ def test_a_chain_survives_kill_9_of_its_sealers(pair: Pair, database_url: str, a
             pair.start_again(number)
     wait_until(lambda: oracle.unsealed(database_url) == 0)
     sealed = oracle.require_chains(database_url)
+    oracle.require_rolled_up(database_url)
     oracle.require_exact(oracle.read(database_url), load.acknowledged, load.unanswered)
     table(cycles=cycles, acknowledged=load.count(), sealed=sealed, unsealed=0, broken=0)
