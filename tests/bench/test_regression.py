@@ -35,11 +35,16 @@ def test_a_token_request_makes_no_more_calls_than_recorded(tmp_path: Path) -> No
 
 
 def test_statements_do_not_grow_with_the_batch(engine: str, database_url: str, tmp_path: Path) -> None:
-    counts = asyncio.run(_statements_by_size(engine, database_url, tmp_path))
+    counts = asyncio.run(_statements_by_size(engine, database_url, tmp_path, _entries))
     print(f"statements by entries in the batch: {counts}")
     assert counts[1] == counts[128]
     assert counts[100] <= STATEMENTS_PER_BATCH_MAX
     assert counts[127] - counts[1] < (127).bit_length()  # on SQLite rows go in by powers of two
+
+
+def test_a_batch_of_calls_has_three_statements_whatever_its_size(engine: str, database_url: str, tmp_path: Path) -> None:
+    """Its snapshots, the organization's counter, and the agents' activity."""
+    assert asyncio.run(_statements_by_size(engine, database_url, tmp_path, _api_calls)) == dict.fromkeys((1, 100, 127, 128), 3)
 
 
 async def _calls_per_request(folder: Path) -> float:
@@ -124,8 +129,8 @@ async def _count_calls(request: Callable[[], Awaitable[int]]) -> int:
     return calls
 
 
-async def _statements_by_size(engine: str, url: str, folder: Path) -> dict[int, int]:
-    """Statements of a batch of token entries, by its size, each batch committed on the real engine."""
+async def _statements_by_size(engine: str, url: str, folder: Path, made: Callable[[SecretSnapshot, int], list[Entry]]) -> dict[int, int]:
+    """Statements of a batch of entries, by its size, each batch committed on the real engine."""
     started = await start(settings_for(folder / "data", url))
     assert started.first is not None
     try:
@@ -137,7 +142,7 @@ async def _statements_by_size(engine: str, url: str, folder: Path) -> dict[int, 
         await started.instance.database.close()
     assert snapshot is not None
     write = _write_sqlite if engine == "sqlite" else _write_postgres
-    return {size: await write(url, _entries(snapshot, size)) for size in (1, 100, 127, 128)}
+    return {size: await write(url, made(snapshot, size)) for size in (1, 100, 127, 128)}
 
 
 def _entries(snapshot: SecretSnapshot, size: int) -> list[Entry]:
@@ -147,6 +152,10 @@ def _entries(snapshot: SecretSnapshot, size: int) -> list[Entry]:
         snapshot.credential.last_used_at = None  # so that the last use is written, too
         made.append(issue_token(snapshot.credential, now, origin, scope=None, audience=("https://api.example",), lifetime_seconds=3600)[0])
     return made
+
+
+def _api_calls(snapshot: SecretSnapshot, size: int) -> list[Entry]:
+    return [Entry(snapshot.credential, "apiCalls") for _ in range(size)]
 
 
 class _Counting:
