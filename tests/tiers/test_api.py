@@ -100,6 +100,17 @@ def test_buying_needs_its_scope(tenant: Tenant) -> None:
         assert client.post(UPGRADE, json={"targetTier": "pro"}).status_code == 403
 
 
+@pytest.mark.parametrize(("per_minute", "shown"), [(77, 77), (0, None)])
+def test_a_rate_that_goes_before_all_plans_is_shown(database_url: str, tmp_path: Path, per_minute: int, shown: int | None) -> None:
+    running = small_server(tmp_path / "rated", database_url, rate_limit={"per_minute": per_minute})
+    try:
+        with operator_of(running).client() as client:
+            assert client.get(STATUS).json()["limits"]["requestsPerMinute"] == shown
+            assert {plan["requestsPerMinute"] for plan in client.get(TIERS).json()["data"]} == {shown}
+    finally:
+        running.stop()
+
+
 def test_whoever_has_used_up_the_day_can_buy_more(shop: RunningServer, stripe: FakeStripe) -> None:
     tenant = tenant_on(shop, "free")
     with tenant.admin.client() as client:

@@ -16,10 +16,11 @@ def get_tier_status(tx: Tx, plans: Plans) -> TierStatus:
     plan = plans[row.plan_tier]
     return TierStatus(
         tier=row.plan_tier,
-        max_agents=limit_of(row.max_agents, plan.max_agents),
-        max_calls_per_day=plan.max_calls_per_day,
-        max_tokens_per_day=limit_of(row.max_tokens_per_day, plan.max_tokens_per_day),
-        requests_per_minute=plan.requests_per_minute,
+        limits={
+            "max_agents": limit_of(row.max_agents, plan.max_agents),
+            "max_calls_per_day": plan.max_calls_per_day,
+            "max_tokens_per_day": limit_of(row.max_tokens_per_day, plan.max_tokens_per_day),
+        },
         agent_count=count_agents(tx, "active", "suspended"),
         usage=get_usage_today(tx),
     )

@@ -8,12 +8,9 @@ from agentidp.usage.rules import Usage
 
 @dataclass(frozen=True, slots=True)
 class TierStatus:
-    """An organization's plan, what limits it (None: nothing), and what it has used."""
+    """An organization's plan, what limits it by name (None: nothing), and what it has used."""
 
     tier: PlanTier
-    max_agents: int | None
-    max_calls_per_day: int | None
-    max_tokens_per_day: int | None
-    requests_per_minute: int
+    limits: dict[str, int | None]
     agent_count: int
     usage: Usage
