@@ -49,10 +49,14 @@ class BoundedProtocol(HttpToolsProtocol):
     head_seconds_max: float = limits.REQUEST_HEAD_SECONDS_MAX
     body_seconds_max: float = limits.REQUEST_BODY_SECONDS_MAX + 1  # the application, where it reads the body, answers first
 
+    unread_seconds_max: float = limits.UNREAD_ANSWER_SECONDS_MAX
+
     _collected_bytes = 0
     _got_further = False
+    _is_fed_again = False
     _data = b""
     _deadline: asyncio.TimerHandle | None = None
+    _abortion: asyncio.TimerHandle | None = None
     _in_message = False
     _direct: OAuthRoute | None = None  # where the request goes if all of it is there
     _direct_body = b""
@@ -65,10 +69,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_deadline()
+        if self._abortion is not None:
+            self._abortion.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._got_further, self._data = False, data
+        self._got_further, self._is_fed_again, self._data = False, False, data
         super().data_received(data)
         if self._direct is not None:
             self._go_through_asgi()
@@ -131,8 +137,9 @@ class BoundedProtocol(HttpToolsProtocol):
     async def _answer(self, answering: Awaitable[Response], cycle: _DirectCycle) -> None:
         try:
             response = await answering
-            head = b"".join([STATUS_LINE[response.status_code], *[b"%b: %b\r\n" % header for header in response.raw_headers]])
-            if head.count(b"\n") != len(response.raw_headers) + 1:
+            headers = [*self.server_state.default_headers, *response.raw_headers]
+            head = b"".join([STATUS_LINE[response.status_code], *[b"%b: %b\r\n" % header for header in headers]])
+            if head.count(b"\n") != len(headers) + 1:
                 raise RuntimeError("a header with a line end")
             if self.flow.write_paused:
                 await self.flow.drain()
@@ -156,11 +163,18 @@ class BoundedProtocol(HttpToolsProtocol):
 
         Java's client, for one, asks with every request to an http URL.
         """
+        if self.parser.get_method() == b"CONNECT":  # has its answer; what follows would be a tunnel's
+            self.cycle.keep_alive = False
+            return
+        if self._is_fed_again:  # one at a time: nobody pipelines them
+            self.send_400_response("Invalid HTTP request received.")
+            return
         error = sys.exception()
         assert isinstance(error, httptools.HttpParserUpgrade)
         headers = [name + b": " + value + b"\r\n" for name, value in self.headers if name != b"upgrade"]
         line = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         self.parser = httptools.HttpRequestParser(self)
+        self._is_fed_again = True
         super().data_received(line + b"".join(headers) + b"\r\n" + self._data[error.args[0] :])
 
     def _cut_after(self, seconds: float) -> None:
@@ -172,9 +186,33 @@ class BoundedProtocol(HttpToolsProtocol):
             self._deadline.cancel()
             self._deadline = None
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._abort_later()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._cut()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._abort_later()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._abortion is not None:
+            self._abortion.cancel()
+            self._abortion = None
+
     def _cut(self) -> None:
         if not self.transport.is_closing():
             self.transport.close()
+            self._abort_later()
+
+    def _abort_later(self) -> None:
+        """A transport waits with its end until everything is sent: for ever, if the client does not read."""
+        if self._abortion is None:
+            self._abortion = self.loop.call_later(self.unread_seconds_max, self.transport.abort)
 
 
 def _received(body: bytes) -> Receive:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import uvicorn
+import uvloop
 from starlette.types import Receive, Scope, Send
 from tests.bad_input import wire
 from tests.bad_input.conftest import Target
@@ -206,6 +207,56 @@ def test_a_request_that_would_upgrade_is_answered_as_if_it_did_not_ask(target: T
         head = wire.head("POST", "/api/v1/token", *more, f"Content-Length: {len(form)}", close=False)
         answer = wire.exchange(target.url, head + form)
         assert (answer.status, answer.json()["error"]) == (400, "unsupported_grant_type"), protocol
+
+
+def test_connect_is_refused_once_and_ends_the_connection(target: Target) -> None:
+    for place in ("/a", "*", "http://a/b"):
+        with wire.connect(target.url) as connection:
+            connection.sendall(f"CONNECT {place} HTTP/1.1\r\nHost: localhost\r\n\r\nwhatever".encode())
+            assert wire.receive(connection).status in {400, 404, 405}, place
+            assert wire.receive(connection).status == 0, place
+
+
+def test_upgrades_in_one_piece_never_share_bytes(target: Target) -> None:
+    """The second is not answered with what the first left over, nor the first with what belongs to the second."""
+    upgrade = ["Connection: Upgrade", "Upgrade: websocket", f"Content-Type: {FORM}"]
+    first, second = b"grant_type=password", b"grant_type=nothing"
+    requests = [wire.head("POST", "/api/v1/token", *upgrade, f"Content-Length: {len(form)}", close=False) + form for form in (first, second)]
+    with wire.connect(target.url) as connection:
+        connection.sendall(requests[0] + requests[1] + wire.head("GET", "/health"))
+        answers = [answer for answer in (wire.receive(connection), wire.receive(connection)) if answer.status]
+    assert [answer.status for answer in answers] in ([400], [400, 400])
+    assert b"unsupported_grant_type" in answers[0].body or b"Invalid HTTP request" in answers[0].body
+
+
+def test_whoever_does_not_read_is_cut_off() -> None:
+    big = bytes(32 * MEBIBYTE)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(big))]})
+        await send({"type": "http.response.body", "body": big})
+
+    async def work() -> None:
+        lost = asyncio.Event()
+
+        class Hurried(BoundedProtocol):
+            unread_seconds_max = 0.3
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                super().connection_lost(exc)
+                lost.set()
+
+        config = uvicorn.Config(app, log_config=None, lifespan="off")
+        config.load()
+        state = uvicorn.server.ServerState()
+        listening = await asyncio.get_running_loop().create_server(lambda: Hurried(config, state, {}), "127.0.0.1", 0)
+        with contextlib.closing(socket.create_connection(listening.sockets[0].getsockname())) as client:
+            client.sendall(wire.head("GET", "/"))
+            async with asyncio.timeout(wire.SECONDS):
+                await lost.wait()
+        listening.close()
+
+    uvloop.run(work())
 
 
 ENDLESS = {

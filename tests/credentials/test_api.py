@@ -1,5 +1,6 @@
 """/agents/{agentId}/credentials over real HTTP on both engines."""
 
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -7,8 +8,10 @@ import pytest
 from tests.serving import RunningServer
 from tests.tenants import Tenant, TestAgent
 
+from agentidp.auth.scopes import SCOPES
 from agentidp.core.clock import from_rfc3339, to_rfc3339
 from agentidp.credentials.rules import new_client_secret, parse_client_secret
+from agentidp.organizations.actions import add_member
 
 LISTED = {"credentialId", "clientId", "kind", "status", "hint", "createdAt", "expiresAt", "revokedAt", "lastUsedAt"}
 
@@ -76,6 +79,24 @@ def test_no_credential_for_an_agent_that_may_do_more(tenant: Tenant) -> None:
     assert works(powerful, powerful.client_secret)
     with tenant.admin.client("agents:write billing:write") as client:
         assert client.post(path_of(powerful)).status_code == 201
+
+
+def test_an_administrators_credentials_are_not_for_others(tenant: Tenant, server: RunningServer) -> None:
+    """Whoever may write agents could else take away its scopes, make a secret for it, and act with its role."""
+    writer, chief, other = tenant.agent("agents:write", "agents:read"), tenant.agent("openid"), tenant.agent("agents:write", "openid")
+    for one in (chief, other):
+        server.write(add_member, replace(tenant.admin.caller, scopes=frozenset(SCOPES)), one.agent_id, "admin")
+    with writer.client() as client:
+        assert client.patch(f"/api/v1/agents/{chief.agent_id}", json={"scopes": []}).status_code in {200, 400}
+        with chief.client("openid") as own:
+            credential = own.get(path_of(chief)).json()["data"][0]["credentialId"]
+        attempts = [client.post(path_of(chief)), client.post(f"{path_of(chief)}/{credential}/rotate"), client.delete(f"{path_of(chief)}/{credential}")]
+        assert [refused(attempt, 403, "FORBIDDEN") for attempt in attempts] == [True] * 3
+        assert client.post(path_of(tenant.agent("agents:read"))).status_code == 201
+    with other.client("agents:write openid") as client:
+        assert client.post(path_of(chief)).status_code == 201
+    with chief.client("openid") as client:
+        assert client.post(path_of(chief)).status_code == 201
 
 
 def test_at_most_ten_active(tenant: Tenant, server: RunningServer) -> None:

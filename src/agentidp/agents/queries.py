@@ -8,7 +8,7 @@ from agentidp.agents.rules import Agent, AgentFilter, AgentNotFound, Tier, is_ac
 from agentidp.core.ids import is_id
 from agentidp.core.plans import Plans, limit_of
 from agentidp.db.paging import PageRequest, RowPage, fetch_page
-from agentidp.db.schema import agents, organizations
+from agentidp.db.schema import agents, organization_members, organizations
 from agentidp.db.unit import Tx
 
 
@@ -59,6 +59,13 @@ def lock_tier(tx: Tx, plans: Plans) -> Tier | None:
 
 def _tier(row: sa.Row[Any], plans: Plans) -> Tier:
     return Tier(row.status, row.plan_tier, limit_of(row.max_agents, plans[row.plan_tier].max_agents))
+
+
+def is_administrator(tx: Tx, agent_id: str | None) -> bool:
+    """Whether the agent administers the organization of the unit of work."""
+    members = organization_members.c
+    mine = sa.and_(members.organization_id == tx.caller.organization_id, members.agent_id == agent_id)
+    return tx.one(sa.select(members.role).where(mine, members.role == "admin")) is not None
 
 
 def to_agent(row: sa.Row[Any], now: int) -> Agent:

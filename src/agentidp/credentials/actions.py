@@ -5,7 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from agentidp.agents.queries import lock_agent
+from agentidp.agents.queries import is_administrator, lock_agent
 from agentidp.agents.rules import AgentNotActive, is_active
 from agentidp.core import limits
 from agentidp.core.errors import InvalidFields
@@ -18,6 +18,7 @@ from agentidp.credentials.rules import (
     CredentialAlreadyRevoked,
     TooManyCredentials,
     new_client_secret,
+    require_administrator,
     require_may_manage,
 )
 from agentidp.db.schema import credential_secrets, credentials
@@ -103,6 +104,8 @@ def revoke_credential(tx: Tx, agent_id: str, credential_id: str) -> None:
 
 def _lock_manageable(tx: Tx, agent_id: str) -> sa.Row[Any]:
     agent = lock_agent(tx, agent_id)
+    if tx.caller.agent_id != agent_id and is_administrator(tx, agent_id):
+        require_administrator(tx.caller, agent_id, is_one=is_administrator(tx, tx.caller.agent_id))
     require_may_manage(tx.caller, agent_id, frozenset(agent.scopes.split()), "agents:write")
     return agent
 

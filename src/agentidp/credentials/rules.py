@@ -120,5 +120,16 @@ def require_may_manage(caller: Caller, agent_id: str, agent_scopes: frozenset[st
         raise Forbidden("The agent may do more than your token may, so you cannot make credentials for it.", scope=needed, audit=[denied])
 
 
+def require_administrator(caller: Caller, agent_id: str, *, is_one: bool) -> None:
+    """An administrator's credentials are for itself, other administrators and the operator: whoever has one acts with its role.
+
+    Raises Forbidden.
+    """
+    if not is_one and OPERATOR_SCOPE not in caller.scopes:
+        denied = AuditEntry("access.denied", "failure", "agent", agent_id, metadata={"requiredScope": OPERATOR_SCOPE})
+        detail = "The agent administers the organization; only it, another administrator or the operator may manage its credentials."
+        raise Forbidden(detail, scope=OPERATOR_SCOPE, audit=[denied])
+
+
 def _checksum(body: str) -> str:
     return base62(zlib.crc32(body.encode()), _CHECKSUM_CHARACTERS)

@@ -72,6 +72,7 @@ def connect(path: Path, *, readonly: bool = False) -> sa.Engine:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA temp_store=MEMORY")
+        connection.execute(f"PRAGMA cache_size=-{limits.SQLITE_CACHE_KIB}")
         connection.execute(f"PRAGMA query_only={'ON' if readonly else 'OFF'}")
 
     @sa.event.listens_for(engine, "begin")
