@@ -15,8 +15,10 @@ from tests.fakes.fake_stripe import FakeStripe
 from tests.serving import NO_TLS, RunningServer, settings_for, stripe_settings
 from tests.tenants import Tenant, make_tenant, registration
 
+from agentidp.billing.stripe import Stripe, open_stripe
 from agentidp.core import limits
 from agentidp.core.caller import SYSTEM, Caller
+from agentidp.core.errors import WrongSettings
 from agentidp.db.schema import billing_checkouts, billing_customers, organizations
 from agentidp.db.unit import Tx
 
@@ -232,3 +234,22 @@ def test_where_nothing_is_sold_only_usage_is_there(tmp_path: Any, till: FakeStri
             assert [path for path in client.get("/openapi.json").json()["paths"] if "billing" in path] == [USAGE]
     finally:
         server.stop()
+
+
+def test_what_must_be_set_to_sell(tmp_path: Any, till: FakeStripe) -> None:
+    """Nothing falls back silently: a key without the webhook's secret would take money and give nothing."""
+    chosen = stripe_settings(till)
+    assert open_stripe(settings_for(tmp_path, None)) is None
+    assert open_stripe(settings_for(tmp_path, None, stripe=chosen, features={"billing": False})) is None
+    assert isinstance(open_stripe(settings_for(tmp_path, None, stripe=chosen)), Stripe)
+    with pytest.raises(WrongSettings, match=r"stripe\.webhook_secret"):
+        open_stripe(settings_for(tmp_path, None, stripe=chosen | {"webhook_secret": None}))
+
+
+def test_parked_events_are_seen_in_health(store: RunningServer) -> None:
+    with store.client() as client:
+        assert client.get("/health/detailed").json()["parkedBillingEvents"] == 0
+        store.instance.metrics.billing_events_parked.set(2)
+        seen = client.get("/health/detailed")
+        store.instance.metrics.billing_events_parked.set(0)
+    assert (seen.status_code, seen.json()["status"], seen.json()["parkedBillingEvents"]) == (207, "degraded", 2)

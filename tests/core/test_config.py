@@ -172,6 +172,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("AGENTIDP_STRIPE__API_BASE", "https://api.stripe.com/v1", "stripe.api_base: must be scheme://host[:port]"),
     ("AGENTIDP_STRIPE__PRICES__PRO", "not a price", "stripe.prices.pro"),
     ("AGENTIDP_STRIPE__PRICES__FREE", "price_0", "stripe.prices.free"),
+    ("AGENTIDP_STRIPE__PRICES", '{"pro": "price_1", "enterprise": "price_1"}', "stripe.prices: one price cannot buy two plans"),
     ("AGENTIDP_BILLING__ALLOWED_ORIGINS", '["https://app.example.com/"]', "billing.allowed_origins: must be scheme://host[:port]"),
     ("AGENTIDP_BILLING__GRACE_DAYS", "-1", "billing.grace_days"),
     ("AGENTIDP_TOKENS", "{not json", "tokens"),

@@ -6,6 +6,7 @@ here does, so it is given a small one on httpx2. Whatever goes wrong is a Stripe
 
 import asyncio
 import hmac
+import importlib.util
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -26,9 +27,11 @@ log = logging.getLogger(__name__)
 
 
 def open_stripe(settings: Settings) -> "Stripe | None":
-    """None where nothing is sold. Raises WrongSettings when the key stands alone."""
+    """None where nothing is sold. Raises WrongSettings when the library or the webhook's secret is missing."""
     if settings.stripe.api_key is None or not settings.features.billing:
         return None
+    if importlib.util.find_spec("stripe") is None:
+        raise WrongSettings("stripe.api_key: needs Stripe's library: install agentidp[stripe]")
     if settings.stripe.webhook_secret is None:
         raise WrongSettings("stripe.webhook_secret: must be set with stripe.api_key, or nobody would learn that a plan was paid")
     return Stripe(settings)

@@ -110,6 +110,12 @@ class StripePrices(_Section):
     pro: str | None = Field(None, pattern=_STRIPE_ID, description="Id of the recurring price of the plan `pro`.", examples=["price_1ABC"])
     enterprise: str | None = Field(None, pattern=_STRIPE_ID, description="Id of the recurring price of the plan `enterprise`.", examples=["price_1DEF"])
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.pro is not None and self.pro == self.enterprise:
+            raise ValueError("one price cannot buy two plans")
+        return self
+
 
 class StripeMeters(_Section):
     """What is reported to Stripe day by day for metered prices; nothing without a name."""
