@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -28,12 +29,13 @@ def replace_private_file(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def _partial(path: Path) -> Iterator[tuple[Path, TextIO]]:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+    # Of this writer alone: processes of several containers may share the folder and a number. "x" takes no file that is there, and follows no link.
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
+    with open(partial, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600)) as file:
+        try:
             yield partial, file
-    finally:
-        partial.unlink(missing_ok=True)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _sync(file: TextIO) -> None:
