@@ -98,6 +98,9 @@ def test_export_and_checkpoint_give_what_verify_takes(process: ServerProcess, tm
     again = run("audit", "export", "--output", str(file), env=process.env)
     assert again.returncode == 1
     assert "exists" in again.stderr
+    (tmp_path / "second.ndjson.partial").symlink_to(tmp_path / "elsewhere")
+    assert run("audit", "export", "--output", str(tmp_path / "second.ndjson"), env=process.env).returncode == 0
+    assert not (tmp_path / "elsewhere").exists(), "who may write to the folder has no say in what is overwritten"
     refused = run("audit", "export", "--from-date", "yesterday", env=process.env)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "VALIDATION_ERROR" in refused.stderr

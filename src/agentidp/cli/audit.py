@@ -2,7 +2,6 @@
 
 import contextlib
 import json as json_module
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from agentidp.cli.client import Login, Session
 from agentidp.cli.settings import Json
 from agentidp.core import limits
 from agentidp.core.errors import Problem
+from agentidp.core.private_files import private_file
 from agentidp.ledger.chain import Break
 from agentidp.ledger.checkpoint import NOTE_CHARACTERS_MAX, BadCheckpoint, parse_verifier_key
 
@@ -210,7 +210,8 @@ def _created(path: Path | None) -> Iterator[IO[bytes]]:
         return
     if path.exists():
         raise Problem(f"{path} exists; give another name")
-    partial = path.with_name(path.name + ".partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        yield file
-    partial.rename(path)
+    try:
+        with private_file(path) as file:
+            yield file.buffer
+    except FileExistsError as error:  # taken meanwhile
+        raise Problem(f"{path} exists; give another name") from error
