@@ -69,11 +69,15 @@ class FakeVault:
         return 200, {"data": {"plaintext": base64.b64encode(value).decode()}}
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # with the usual 5, the next clients of a crowd wait a second to connect
+
+
 @contextlib.contextmanager
 def serving_vault(vault: FakeVault, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """The fake on a port of its own; yields its address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(vault))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _handler(vault))
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
