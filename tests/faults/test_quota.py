@@ -18,7 +18,7 @@ import pytest
 from tests.conftest import fresh_postgres_database
 from tests.faults import oracle
 from tests.processes import ServerProcess
-from tests.serving import RunningServer, free_port
+from tests.serving import RunningServer, free_port, settings_for
 from tests.tenants import registration
 
 from agentidp.core.caller import Caller
@@ -37,7 +37,9 @@ class Plant:
 
     def __init__(self, folder: Path, engine: str, url: str) -> None:
         port = free_port()
-        settings = {"ISSUER": f"http://127.0.0.1:{port}", "DATABASE_URL": url, "LOG_LEVEL": "error"} | {name: str(count) for name, count in PLANS.items()}
+        settings = {"ISSUER": f"http://127.0.0.1:{port}", "DATABASE_URL": url, "LOG_LEVEL": "error", "RATE_LIMIT__PER_MINUTE": "0"} | {
+            name: str(count) for name, count in PLANS.items()
+        }
         self.url, self._folder = url, folder
         self._settings = [settings | {"PORT": str(one)} for one in (port, *([free_port()] if engine == "postgresql" else []))]
         self.servers: list[ServerProcess] = []
@@ -202,17 +204,25 @@ def test_calls_acknowledged_before_kill_9_are_counted(plant: Plant, amount: Call
     table(kills=kills, acknowledged=told["acknowledged"], without_answer=told["unknown"], counted=counted)
 
 
-def test_a_quota_across_midnight(own_server: RunningServer, database_url: str, amount: Callable[[int, int], int], table: Any) -> None:
+@pytest.fixture
+def unhurried(tmp_path: Path, database_url: str) -> Iterator[RunningServer]:
+    """A server in this process, whose clock can be turned, without a limit on the rate."""
+    running = RunningServer(settings_for(tmp_path, database_url, rate_limit={"per_minute": 0}))
+    yield running
+    running.stop()
+
+
+def test_a_quota_across_midnight(unhurried: RunningServer, database_url: str, amount: Callable[[int, int], int], table: Any) -> None:
     """The clock goes over midnight and back while all ask for more than there is: every day gives exactly what it has, once. TH28."""
-    first, clock, limit = own_server.first, own_server.clock, amount(150, 1_000)
-    _limit(own_server, limit)
+    first, clock, limit = unhurried.first, unhurried.clock, amount(150, 1_000)
+    _limit(unhurried, limit)
     to_midnight = oracle.DAY_MS - system_clock() % oracle.DAY_MS
     body = urlencode({"grant_type": "client_credentials", "client_id": first.agent_id, "client_secret": first.client_secret})
     issued, refused, done = Counter[str](), Counter[str](), threading.Event()
     lock = threading.Lock()
 
     def ask(_: int) -> None:
-        address = urlsplit(own_server.url)
+        address = urlsplit(unhurried.url)
         connection = HTTPConnection(address.hostname or "", address.port or 0, timeout=30)
         while not done.is_set():
             connection.request("POST", "/api/v1/token", body, {"Content-Type": "application/x-www-form-urlencoded"})
