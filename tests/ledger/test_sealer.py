@@ -15,7 +15,7 @@ from tests.ledger.made import PLANS, Known, make_known
 from tests.ledger.test_writers import entry, write_together
 
 from agentidp.core import limits
-from agentidp.core.caller import SYSTEM, Caller
+from agentidp.core.caller import OPERATOR_SCOPE, SYSTEM, Caller
 from agentidp.core.clock import system_clock
 from agentidp.core.ids import new_id
 from agentidp.db.engine import open_database
@@ -30,6 +30,7 @@ from agentidp.ledger.retention import Cut, find_cuts, purge
 from agentidp.ledger.sealer import ChainSealer
 from agentidp.ledger.sealing import FIRST_ID, Overtaken, find_unsealed, release, seal
 from agentidp.ledger.writers import LedgerWriters
+from agentidp.organizations.actions import set_plan, update_organization
 
 ONE, OTHER = "01900000-0000-7000-8000-00000000000a", "01900000-0000-7000-8000-00000000000b"
 KEY = AuditKey("https://id.example.com", bytes(range(32)))
@@ -339,6 +340,29 @@ def test_history_is_forgotten_up_to_a_checkpoint_when_the_plan_says_so(database_
         found = await followed(database, free, heads=signed, size=row.start_size, head=signed[0][1])
         assert found.broken is None
         assert (await followed(database, enterprise)).broken is None
+
+    with_database(database_url, work, clock=clock)
+
+
+def test_nothing_is_forgotten_for_a_month_after_a_change_of_plan(database_url: str) -> None:
+    clock = Turned()
+
+    async def work(database: Database) -> None:
+        known = await make_known(database)
+        operator = Caller(known.organization_id, scopes=frozenset({OPERATOR_SCOPE}))
+        await sealer_of(database, clock).seal_all()
+        await database.write(sign_heads, SYSTEM, KEY, [known.organization_id])
+        clock.forward(seconds=400 * DAY_MS / 1000)
+        await database.write(lambda tx: update_organization(tx, {"plan_tier": "free"}), operator)  # by mistake
+        assert await database.read(find_cuts, SYSTEM, FIRST_ID, PLANS) == ([], None)
+        clock.forward(seconds=29 * DAY_MS / 1000)
+        await database.write(lambda tx: update_organization(tx, {"name": "Renamed"}), operator)  # a tenant may do that every month
+        assert await database.read(find_cuts, SYSTEM, FIRST_ID, PLANS) == ([], None)
+        clock.forward(seconds=DAY_MS / 1000)
+        (signed,) = await database.read(checkpoints, SYSTEM, known)
+        assert await database.read(find_cuts, SYSTEM, FIRST_ID, PLANS) == ([Cut(known.organization_id, signed[0])], None)
+        await database.write(lambda tx: set_plan(tx, "pro", subscription=None), operator)
+        assert await database.read(find_cuts, SYSTEM, FIRST_ID, PLANS) == ([], None)
 
     with_database(database_url, work, clock=clock)
 

@@ -107,6 +107,7 @@ CHECKPOINT_FRESH_MS: Final = 35_000  # a chain's next checkpoint is signed when 
 CHECKPOINTS_SIGNED_MAX: Final = 10  # in one transaction: about 10 ms
 RETENTION_INTERVAL_SECONDS: Final = 600.0  # what is due to be forgotten is looked for this often
 RETENTION_ORGANIZATIONS: Final = 100  # looked at in one read
+RETENTION_PLAN_DAYS: Final = 30  # nothing is forgotten for so long after a change of plan: time to notice a mistake, or to pay again
 
 # Analytics ----------------------------------------------------------------------------------
 ANALYTICS_DAYS_MAX: Final = 90  # api.md section 7; a page of agents reads up to 18,000 rows

@@ -92,6 +92,7 @@ organizations = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("updated_at", Instant, nullable=False),
+    sa.Column("plan_changed_at", Instant),  # null: it is on the plan that it began with
 )
 
 # owner: agents. `token_epoch` goes up when everything issued so far dies; tokens carry the epoch they were issued in.

@@ -24,12 +24,13 @@ def find_cuts(tx: Tx, after: str, plans: Plans) -> tuple[Sequence[Cut], str | No
     """What is due to be forgotten of the next organizations beyond `after`, and the last of them, None when there are no more.
 
     What was sealed by the time of a checkpoint is no younger than it: the cut is the last checkpoint that is older than the plan keeps.
+    A change of plan may be a mistake, or be taken back; what is forgotten is not: so for some time after it, nothing is.
     """
-    kept, head = audit_checkpoints.c, audit_heads.c
+    kept, head, changed_at = audit_checkpoints.c, audit_heads.c, organizations.c.plan_changed_at
     query = (
         sa.select(head.organization_id, head.start_size, organizations.c.plan_tier)
         .select_from(audit_heads.join(organizations, organizations.c.organization_id == head.organization_id))
-        .where(head.organization_id > after)
+        .where(head.organization_id > after, sa.or_(changed_at.is_(None), changed_at <= tx.now - limits.RETENTION_PLAN_DAYS * DAY_MS))
         .order_by(head.organization_id)
         .limit(limits.RETENTION_ORGANIZATIONS)
     )

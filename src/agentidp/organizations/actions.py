@@ -149,6 +149,8 @@ def register_administrator(tx: Tx, email: str, secret_key: bytes, *, plans: Plan
 
 def _store(tx: Tx, columns: dict[str, object]) -> None:
     """The only way in which an organization's row changes: decisions made on the old one are found stale by their commit."""
+    if "plan_tier" in columns:
+        columns = columns | {"plan_changed_at": tx.now}
     tx.run(
         sa.update(organizations)
         .where(organizations.c.organization_id == tx.caller.organization_id)
