@@ -190,6 +190,26 @@ def test_an_older_look_never_overwrites_a_newer_one(visit: Any, fake: FakeStripe
     visit(happen)
 
 
+def test_whoever_wakes_after_its_lease_changes_nothing(visit: Any, fake: FakeStripe) -> None:
+    async def happen(shop: Shop) -> None:
+        caller = await shop.organization()
+        fake.pay(await shop.checkout(caller))
+        (event,) = [event for event in shop.take_events() if event["type"] == "checkout.session.completed"]
+        await shop.accept(event)
+        late = await shop.instance.database.write(actions.begin_look, SYSTEM, is_production=False)
+        assert late is not None
+        shop.clock.shift_ms += limits.BILLING_LEASE_MS + 1
+        await shop.apply_all()
+        organization = Caller(caller.organization_id, scopes=frozenset({OPERATOR_SCOPE}), is_system=True)
+        await shop.instance.database.write(actions.finish_look, organization, late, Standing())
+        await shop.instance.database.write(actions.postpone, SYSTEM, late, "too late")
+        await shop.settle()
+        assert await shop.plan(caller) == "pro"
+        assert len(await shop.audit(caller, "billing.event_applied")) == 1
+
+    visit(happen)
+
+
 def test_two_processes_apply_each_event_once(visit: Any, fake: FakeStripe) -> None:
     async def happen(shop: Shop) -> None:
         callers = [await shop.organization() for _ in range(4)]
