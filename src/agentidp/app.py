@@ -125,6 +125,7 @@ class Edge:
         self._instance = started.instance
         self._probe = health.Probe(started.instance)
         try:
+            await started.instance.rates.open()
             async with self._probe.running(), worker.running(started.instance):
                 self._on_start(started)
                 yield started.instance

@@ -45,7 +45,6 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
     plans, rates = plans_in_force(settings.plans, enforced=settings.features.tier_enforcement), RateLimits(settings, clock, metrics)
     database = open_database(url, clock, LedgerWriters(nudge), metrics.observe_database)
     try:
-        await rates.open()
         sealer = await open_sealer(database, master_keys)
         refresh = functools.partial(refresh_sealer, database, functools.partial(load_master_keys, settings), sealer)
         keys, ledger = KeyStore(database, sealer, clock, refresh), Ledger(database, plans)
@@ -58,7 +57,6 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
         first = await _set_up_once(instance)
         organization_id = await database.read(find_operator_organization, SYSTEM)
     except BaseException:
-        await rates.close()
         await database.close()
         raise
     instance.operator_organization_id = organization_id or ""
