@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,26 @@ def test_a_server_that_runs_keeps_its_database(file: Path, agentidp: Command, tm
         assert "in use by process" in one_line(err)
     os.close(lock)
     assert contents(file.parent) == before
+
+
+def test_a_failure_after_the_database_was_set_aside_says_where_it_is(file: Path, backup: Path) -> None:
+    """Another program takes its name right before the restored one gets it."""
+    lost = file.read_bytes()
+    program = """
+import os, sys
+from agentidp.cli import main
+def step(frame, event, argument):
+    if event == "c_call" and argument is os.link and not os.path.exists(sys.argv[1]):
+        open(sys.argv[1], "x").close()
+sys.setprofile(step)
+main(["db", "restore", "--force", sys.argv[2]])
+"""
+    arguments, settings = [sys.executable, "-c", program, str(file), str(backup)], environment({"AGENTIDP_DATA_DIR": str(file.parent)})
+    result = subprocess.run(arguments, env=settings, capture_output=True, text=True, timeout=60, check=False)
+    [aside] = file.parent.glob("agentidp.db.before-*Z")
+    assert result.returncode == 1
+    assert f"the database that was there is now {aside}" in one_line(result.stderr)
+    assert aside.read_bytes() == lost
 
 
 @pytest.mark.parametrize("command", ["backup", "restore"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agentidp.core.errors import Conflict
-from agentidp.db.backup import new_copy, set_aside
+from agentidp.db.backup import bring_in_log, new_copy, set_aside
 
 
 def nothing_said(done: int, total: int) -> None:
@@ -102,6 +102,33 @@ def test_a_block_that_fails_leaves_nothing(original: Path, tmp_path: Path) -> No
     assert not list(tmp_path.glob("copy*"))
 
 
+def test_a_change_that_stays_in_the_log_is_no_copy(original: Path, tmp_path: Path) -> None:
+    """A reader in the way stands for a disk that fails: SQLite says nothing when the last connection closes."""
+
+    def change(copy: Path) -> None:
+        with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as reader, contextlib.closing(sqlite3.connect(copy)) as changed:
+            reader.execute("PRAGMA journal_mode=WAL")
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM mark").fetchone()
+            with changed:
+                changed.execute("INSERT INTO mark VALUES (1)")
+            with pytest.raises(Conflict, match="another program reads it"):
+                bring_in_log(copy)
+            log = copy.with_name(f"{copy.name}-wal").read_bytes()
+        copy.with_name(f"{copy.name}-wal").write_bytes(log)
+
+    with pytest.raises(Conflict, match="-wal holds what is not in"), new_copy(original, tmp_path / "copy.db", nothing_said) as copy:
+        change(copy)
+    assert not list(tmp_path.glob("copy*"))
+
+
+def test_a_log_is_brought_in(original: Path, writer: sqlite3.Connection, tmp_path: Path) -> None:
+    writer.execute("INSERT INTO mark VALUES (1)")
+    bring_in_log(original)
+    (tmp_path / "alone.db").write_bytes(original.read_bytes())
+    assert marks(tmp_path / "alone.db") == [0, 1]
+
+
 def test_a_copy_takes_nobodys_name(original: Path, tmp_path: Path) -> None:
     (tmp_path / "copy.db").write_text("somebody else's")
     with pytest.raises(FileExistsError), new_copy(original, tmp_path / "copy.db", nothing_said):
@@ -123,6 +150,8 @@ def test_a_database_is_set_aside_with_its_log(original: Path, writer: sqlite3.Co
     writer.execute("INSERT INTO mark VALUES (1)")
     aside = set_aside(original, "earlier")
     assert aside == tmp_path / "original.db.earlier"
+    (tmp_path / "alone.db").write_bytes(aside.read_bytes())
+    assert marks(tmp_path / "alone.db") == [0, 1], "all of it is in the one file, whatever happens to the names of the others"
     assert not list(tmp_path.glob("original.db-*"))
     assert not original.exists()
     assert marks(aside) == [0, 1]
@@ -138,3 +167,20 @@ def test_a_log_without_its_database_is_set_aside_too(tmp_path: Path) -> None:
     (tmp_path / "lost.db-wal").write_bytes(b"log")
     assert set_aside(tmp_path / "lost.db", "earlier") is None
     assert [path.name for path in tmp_path.iterdir()] == ["lost.db.earlier-wal"]
+
+
+def test_what_is_damaged_is_set_aside_as_it_is(tmp_path: Path) -> None:
+    content = b"certainly not SQLite" * 1000
+    (tmp_path / "damaged.db").write_bytes(content)
+    assert set_aside(tmp_path / "damaged.db", "earlier") == tmp_path / "damaged.db.earlier"
+    assert (tmp_path / "damaged.db.earlier").read_bytes() == content
+
+
+def test_a_log_that_somebody_reads_goes_along(original: Path, writer: sqlite3.Connection) -> None:
+    writer.execute("INSERT INTO mark VALUES (1)")
+    writer.execute("BEGIN")
+    assert writer.execute("SELECT count(*) FROM mark").fetchone() == (2,)
+    aside = set_aside(original, "earlier")
+    assert aside is not None
+    assert not list(original.parent.glob("original.db-*"))
+    assert marks(aside) == [0, 1]

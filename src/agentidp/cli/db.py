@@ -18,7 +18,7 @@ from agentidp.core.clock import system_clock, to_rfc3339
 from agentidp.core.config import MASTER_KEY_FILE, Settings, load
 from agentidp.core.errors import Problem, WrongSettings
 from agentidp.db import walls
-from agentidp.db.backup import new_copy, set_aside
+from agentidp.db.backup import bring_in_log, new_copy, set_aside
 from agentidp.db.copy import Content, copy_rows
 from agentidp.db.engine import database_url
 from agentidp.db.migrate import HEAD, in_transaction, revision_of, run_alembic
@@ -123,11 +123,15 @@ def restore(
     if not force and target.exists() and target.stat().st_size:
         raise Problem(f"there is a database at {target}; with --force it is kept aside and replaced")
     master_keys = _master_keys(settings)
-    lock = lock_file(target)
+    lock, aside = lock_file(target), None
     try:
         with new_copy(source, target, Progress("restoring")) as copy:
             recovered = _recover_file(copy, master_keys)
             aside = set_aside(target, f"before-{to_rfc3339(recovered.tokens_not_before)}")
+    except OSError as error:
+        if aside is None:
+            raise
+        raise Problem(f"{error}; the database that was there is now {aside}, and nothing is in its place") from error
     finally:
         os.close(lock)
     _tell(recovered)
@@ -143,7 +147,8 @@ def _recover_file(copy: Path, master_keys: MasterKeys) -> Recovered:
     except sa.exc.DBAPIError as error:
         raise Problem(f"the backup cannot be used: {error.orig}") from error
     finally:
-        engine.dispose()  # the last connection brings the log into the file
+        engine.dispose()
+    bring_in_log(copy)
     _wait_for(recovered)
     return recovered
 

@@ -29,6 +29,7 @@ def new_copy(original: Path, target: Path, progress: Progress) -> Iterator[Path]
         try:
             _copy(original, copy, progress)
             yield copy
+            _require_no_log(copy)
         finally:
             for suffix in _BESIDE:
                 copy.with_name(copy.name + suffix).unlink(missing_ok=True)
@@ -50,15 +51,38 @@ def _copy(original: Path, copy: Path, progress: Progress) -> None:
         raise Conflict(f"{original} is damaged: {found.splitlines()[-1] if found != 'ok' else f'a row of {broken[0]} refers to nothing'}")
 
 
+def bring_in_log(path: Path) -> None:
+    """Leave all of the database in its one file. Raises Conflict when that fails: SQLite, where the last connection closes, tells nobody."""
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=limits.SQLITE_BUSY_MS / 1000, isolation_level=None)) as connection:
+            connection.execute("SELECT name FROM sqlite_schema").fetchone()  # before it has read, SQLite may not know that there is a log
+            is_busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error as error:
+        raise Conflict(f"the log of {path} cannot be brought into it: {error}") from error
+    if is_busy:
+        raise Conflict(f"the log of {path} cannot be brought into it: another program reads it")
+    _require_no_log(path)
+
+
+def _require_no_log(path: Path) -> None:
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise Conflict(f"{log} holds what is not in {path} yet")
+
+
 def set_aside(path: Path, mark: str) -> Path | None:
     """Rename the database, and its log with it, which must never meet another database. Returns the new name, None when there was none.
 
-    Nobody may have it open. A crash in the middle leaves all of it, partly under the new name. Raises Conflict when that is taken.
+    Nobody may have it open. The log is brought in first, so that a crash between two names loses nothing; it goes along where that cannot be,
+    because the file is damaged. Raises Conflict when the new name is taken.
     """
     aside = path.with_name(f"{path.name}.{mark}")
     if aside.exists():
         raise Conflict(f"{aside} exists")
     found = path.exists()
+    if found and path.stat().st_size:  # beside an empty file, SQLite throws the log away
+        with contextlib.suppress(Conflict):
+            bring_in_log(path)
     for suffix in ("", *_BESIDE):
         part = path.with_name(path.name + suffix)
         if part.exists():
