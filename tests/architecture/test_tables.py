@@ -17,10 +17,10 @@ UNSCOPED = {
     ("src/agentidp/ledger/retention.py", "find_cuts"): "housekeeping: a page of all organizations, each with its plan's retention",
     ("src/agentidp/ledger/activity.py", "sweep_activity"): "housekeeping: forgets what is older than a fixed number of days, whoever's it is",
     ("src/agentidp/ledger/heads.py", "organizations_to_sign"): "housekeeping: a page of the organizations whose chain grew since its last checkpoint",
+    ("src/agentidp/ledger/sealing.py", "next_unsealed"): "one organization's id after another: whose events the sealer looks at next",
     ("src/agentidp/ledger/sealing.py", "release"): "a sealer's own leases, on whatever chains it has them",
     ("src/agentidp/worker.py", "_count_expiring"): "one number over all tenants, without a label, for the operator",
     ("src/agentidp/billing/queries.py", "list_due_reports"): "housekeeping: days of all customers that Stripe has not been told of",
-    ("src/agentidp/billing/actions.py", "_look"): "whose an event is, only its customer says; and the customers whose grace ends, whoever they are",
     ("src/agentidp/organizations/queries.py", "list_organizations"): "the operator's list of all tenants; its scope is required where it is declared",
 }
 # Who may be the instance itself, and so look across organizations on PostgreSQL, too: by file, with the reason.
