@@ -30,7 +30,8 @@ _WEEK_MS = 7 * 24 * 3600 * 1000
 @contextlib.asynccontextmanager
 async def running(instance: Instance) -> AsyncIterator[None]:
     """Keep house and seal until the block ends."""
-    sealer = ChainSealer(instance.database, instance.clock, instance.nudge, instance.metrics.unsealed_seconds.set)
+    metrics = instance.metrics
+    sealer = ChainSealer(instance.database, instance.clock, instance.nudge, metrics.unsealed_seconds.set, lambda: metrics.chain_integrity.set(0))
     tasks = [asyncio.create_task(_every(seconds, work, instance)) for seconds, work in _ROUNDS]
     tasks.append(asyncio.create_task(sealer.run()))
     if isinstance(instance.stripe, Stripe):

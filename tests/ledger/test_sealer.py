@@ -1,4 +1,4 @@
-"""Sealing on both engines: everything once and in order, whoever else is at it; then checkpoints and forgetting."""
+"""Sealing on both engines: everything once and in order, whoever else is at it; then checkpoints."""
 
 import asyncio
 import contextlib
@@ -11,26 +11,23 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from tests.db.opened import Turned, opened, with_database
-from tests.ledger.made import PLANS, Known, make_known
+from tests.ledger.made import Known, make_known
 from tests.ledger.test_writers import entry, write_together
 
 from agentidp.core import limits
-from agentidp.core.caller import OPERATOR_SCOPE, SYSTEM, Caller
+from agentidp.core.caller import SYSTEM, Caller
 from agentidp.core.clock import system_clock
 from agentidp.core.ids import new_id
 from agentidp.db.engine import open_database
-from agentidp.db.schema import audit_checkpoints, audit_events, audit_heads, organizations
+from agentidp.db.schema import audit_checkpoints, audit_events, audit_heads
 from agentidp.db.unit import Database, Tx
 from agentidp.ledger.chain import ROW, Verified, from_row, verify
 from agentidp.ledger.checkpoint import open_note, origin, verifier_key
-from agentidp.ledger.entries import DAY_MS
 from agentidp.ledger.heads import AuditKey, organizations_to_sign, sign_head, sign_heads
 from agentidp.ledger.nudge import Nudge
-from agentidp.ledger.retention import Cut, find_cuts, purge
 from agentidp.ledger.sealer import ChainSealer
-from agentidp.ledger.sealing import FIRST_ID, Overtaken, find_unsealed, release, seal
+from agentidp.ledger.sealing import Overtaken, find_unsealed, release, seal
 from agentidp.ledger.writers import LedgerWriters
-from agentidp.organizations.actions import set_plan, update_organization
 
 ONE, OTHER = "01900000-0000-7000-8000-00000000000a", "01900000-0000-7000-8000-00000000000b"
 KEY = AuditKey("https://id.example.com", bytes(range(32)))
@@ -188,6 +185,49 @@ def test_nothing_is_written_when_an_event_was_sealed_meanwhile(database_url: str
     with_database(database_url, work)
 
 
+@pytest.mark.parametrize(
+    "planted",
+    [
+        pytest.param({"seq": "size + 1"}, id="the next number is taken"),
+        pytest.param({"timestamp": "9000000000000000"}, id="what cannot be read"),
+    ],
+)
+def test_what_cannot_be_sealed_in_one_organization_stops_no_other(database_url: str, planted: dict[str, str]) -> None:
+    """Not those before it in a round, nor those behind it, of which there are more than one look holds."""
+    wrong: list[str] = []
+
+    async def work(database: Database) -> None:
+        first, attacked, last = sorted([await make_known(database) for _ in range(3)], key=lambda known: known.organization_id)
+        sealer = ChainSealer(database, system_clock, Nudge(), observe_wrong=lambda: wrong.append(attacked.organization_id))
+        await sealer.seal_all()
+        for known in (first, attacked, last):
+            await issue(database, known, 20)
+        await issue(database, last, limits.SEAL_ROWS_MAX)
+        await database.write(_plant, SYSTEM, attacked, planted)
+        for _ in range(2):
+            with pytest.raises((sa.exc.IntegrityError, ValueError, OverflowError)):
+                await sealer.seal_all()
+        assert wrong == [attacked.organization_id] * 2
+        for known in (first, last):
+            assert (await followed(database, known)).broken is None
+        assert sum(row.seq is None for row in await database.read(events, SYSTEM, attacked)) >= 20
+
+    with_database(database_url, work)
+
+
+def _plant(tx: Tx, known: Known, planted: dict[str, str]) -> None:
+    """A copy of the organization's last sealed event, by hand."""
+    new = {"event_id": f"'{new_id(system_clock())}'", "seq": "NULL", "previous_hash": "NULL", "hash": "NULL"} | planted
+    cast = "" if tx.connection.dialect.name == "sqlite" else "::uuid"
+    new["event_id"] += cast
+    columns = [column.name for column in audit_events.c]
+    values = ", ".join(new.get(name, f"e.{name}") for name in columns)
+    tx.connection.exec_driver_sql(
+        f"INSERT INTO audit_events ({', '.join(columns)}) SELECT {values} FROM audit_events AS e "
+        f"JOIN audit_heads AS h ON h.organization_id = e.organization_id AND h.size = e.seq WHERE h.organization_id = '{known.organization_id}'{cast}"
+    )
+
+
 def test_a_number_is_given_once(database_url: str) -> None:
     async def work(database: Database) -> None:
         known = await make_known(database)
@@ -314,61 +354,6 @@ def test_an_empty_chain_has_a_checkpoint_that_is_not_kept(database_url: str) -> 
         assert await database.read(checkpoints, SYSTEM, known) == []
 
     with_database(database_url, work)
-
-
-def test_history_is_forgotten_up_to_a_checkpoint_when_the_plan_says_so(database_url: str) -> None:
-    clock = Turned()
-
-    async def work(database: Database) -> None:
-        free, enterprise = await make_known(database), await make_known(database)
-        await database.write(_set_plan, SYSTEM, free, "free")
-        for _ in range(3):
-            for known in (free, enterprise):
-                await issue(database, known, 4, clock)
-            await sealer_of(database, clock).seal_all()
-            await database.write(sign_heads, SYSTEM, KEY, [free.organization_id, enterprise.organization_id])
-            clock.forward(seconds=40 * DAY_MS / 1000)
-        whole, signed = await database.read(events, SYSTEM, free), await database.read(checkpoints, SYSTEM, free)
-        cuts, after = await database.read(find_cuts, SYSTEM, FIRST_ID, PLANS)  # 120, 80 and 40 days old
-        assert (cuts, after) == ([Cut(free.organization_id, signed[0][0])], None)
-        assert await database.write(purge, SYSTEM, cuts[0]) == signed[0][0]
-        assert await database.write(purge, SYSTEM, cuts[0]) == 0
-        assert await database.read(events, SYSTEM, free) == whole[signed[0][0] :]
-        assert await database.read(checkpoints, SYSTEM, free) == signed
-        row = await database.read(head, SYSTEM, free)
-        assert row.start_size == signed[0][0]
-        found = await followed(database, free, heads=signed, size=row.start_size, head=signed[0][1])
-        assert found.broken is None
-        assert (await followed(database, enterprise)).broken is None
-
-    with_database(database_url, work, clock=clock)
-
-
-def test_nothing_is_forgotten_for_a_month_after_a_change_of_plan(database_url: str) -> None:
-    clock = Turned()
-
-    async def work(database: Database) -> None:
-        known = await make_known(database)
-        operator = Caller(known.organization_id, scopes=frozenset({OPERATOR_SCOPE}))
-        await sealer_of(database, clock).seal_all()
-        await database.write(sign_heads, SYSTEM, KEY, [known.organization_id])
-        clock.forward(seconds=400 * DAY_MS / 1000)
-        await database.write(lambda tx: update_organization(tx, {"plan_tier": "free"}), operator)  # by mistake
-        assert await database.read(find_cuts, SYSTEM, FIRST_ID, PLANS) == ([], None)
-        clock.forward(seconds=29 * DAY_MS / 1000)
-        await database.write(lambda tx: update_organization(tx, {"name": "Renamed"}), operator)  # a tenant may do that every month
-        assert await database.read(find_cuts, SYSTEM, FIRST_ID, PLANS) == ([], None)
-        clock.forward(seconds=DAY_MS / 1000)
-        (signed,) = await database.read(checkpoints, SYSTEM, known)
-        assert await database.read(find_cuts, SYSTEM, FIRST_ID, PLANS) == ([Cut(known.organization_id, signed[0])], None)
-        await database.write(lambda tx: set_plan(tx, "pro", subscription=None), operator)
-        assert await database.read(find_cuts, SYSTEM, FIRST_ID, PLANS) == ([], None)
-
-    with_database(database_url, work, clock=clock)
-
-
-def _set_plan(tx: Tx, known: Known, plan: str) -> None:
-    tx.run(sa.update(organizations).where(organizations.c.organization_id == known.organization_id).values(plan_tier=plan))
 
 
 @pytest.mark.parametrize("value", [0.5, 2**53, {"ü": 1}])

@@ -31,7 +31,9 @@ class Metrics:
             self.rate_limit_hits.labels(kind)
         self.rate_limit_degraded = Gauge("agentidp_rate_limit_degraded", "1: Redis does not answer, each process counts requests for itself", registry=registry)
         self.rate_limit_store_failures = Counter("agentidp_rate_limit_store_failures", "How often Redis was given up for a while", registry=registry)
-        self.chain_integrity = Gauge("agentidp_audit_chain_integrity", "1: the last event of every chain that grew is as it was sealed", registry=registry)
+        self.chain_integrity = Gauge(
+            "agentidp_audit_chain_integrity", "1: the last event of every chain that grew is as it was sealed, and every chain grows", registry=registry
+        )
         self.chain_integrity.set(1)
         self.unsealed_seconds = Gauge("agentidp_audit_unsealed_seconds", "Age of the oldest event that the last look found unsealed", registry=registry)
 

@@ -16,16 +16,24 @@ from agentidp.core.errors import Problem
 from agentidp.core.ids import new_id
 from agentidp.db.unit import Database
 from agentidp.ledger.nudge import Nudge
-from agentidp.ledger.sealing import Overtaken, find_unsealed, release, seal
+from agentidp.ledger.sealing import FIRST_ID, Overtaken, find_unsealed, next_unsealed, release, seal
 
 log = logging.getLogger(__name__)
 
 
 class ChainSealer:
-    """`observe_lag` is told after each round how old the oldest event found unsealed was, in seconds."""
+    """`observe_lag` is told after each look how old the oldest event found unsealed was, in seconds; `observe_wrong` of each chain that cannot grow."""
 
-    def __init__(self, database: Database, clock: Clock, nudge: Nudge, observe_lag: Callable[[float], None] = lambda _: None) -> None:
-        self._database, self._clock, self._nudge, self._observe_lag = database, clock, nudge, observe_lag
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        nudge: Nudge,
+        observe_lag: Callable[[float], None] = lambda _: None,
+        observe_wrong: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._database, self._clock, self._nudge = database, clock, nudge
+        self._observe_lag, self._observe_wrong = observe_lag, observe_wrong
         self.sealer_id = new_id(clock())
 
     async def run(self) -> None:
@@ -53,10 +61,20 @@ class ChainSealer:
                 await self._database.write(release, SYSTEM, self.sealer_id)
 
     async def seal_all(self) -> int:
-        """Until a look from the beginning has shown everything. Each full look goes on beyond it, so that no organization waits for a busy one.
+        """Everything, of all organizations together. Where that fails, one by one, before the error is raised: what is wrong in one holds up no other.
 
         Returns how many events were sealed.
         """
+        try:
+            return await self._seal_together()
+        except Problem:
+            raise
+        except Exception:
+            await self._seal_apart()
+            raise
+
+    async def _seal_together(self) -> int:
+        """Until a look from the beginning has shown everything. Each full look goes on beyond it, so that no organization waits for a busy one."""
         sealed, after = 0, None
         while True:
             found = await self._database.read(find_unsealed, SYSTEM, self.sealer_id, after)
@@ -67,3 +85,18 @@ class ChainSealer:
             if after is None and found.after is None:
                 return sealed
             after = found.after
+
+    async def _seal_apart(self) -> None:
+        """Organization by organization. Of one that cannot be sealed, such as by a row that was planted, the operator learns."""
+        organization_id = FIRST_ID
+        while found_id := await self._database.read(next_unsealed, SYSTEM, organization_id):
+            organization_id = found_id
+            try:
+                found = await self._database.read(find_unsealed, SYSTEM, self.sealer_id, only=organization_id)
+                with contextlib.suppress(Overtaken):
+                    await self._database.write(seal, SYSTEM, self.sealer_id, found.links)
+            except Problem:
+                raise
+            except Exception:
+                log.exception("the history of an organization cannot be sealed; run a verification", extra={"organization": organization_id})
+                self._observe_wrong()

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from agentidp.core import limits
 from agentidp.core.clock import to_rfc3339
-from agentidp.db.schema import audit_heads
+from agentidp.db.schema import audit_events, audit_heads
 from agentidp.db.unit import Tx
 from agentidp.ledger.activity import Issued, add_tokens
 from agentidp.ledger.chain import FIRST_PREVIOUS_HASH, ChainedEvent, decode_metadata, event_hash
@@ -82,19 +82,29 @@ class Overtaken(Exception):
     """Another sealer sealed some of the events that this one was about to seal; nothing was done."""
 
 
-def find_unsealed(tx: Tx, sealer_id: str, after: str | None = None, *, rows_max: int = limits.SEAL_ROWS_MAX) -> Found:
+def find_unsealed(tx: Tx, sealer_id: str, after: str | None = None, *, only: str | None = None, rows_max: int = limits.SEAL_ROWS_MAX) -> Found:
     """The oldest unsealed events, organization by organization from beyond `after`, hashed; those of chains that another sealer holds stay.
 
-    Events are taken in the order of their ids. One that commits later with a smaller id is found later, and gets a later number.
+    `only`: of this organization, instead. Events are taken in the order of their ids. One that commits later with a smaller id is found later, and gets a later number.
     """
-    query = _UNSEALED if tx.connection.dialect.name == "sqlite" else _UNSEALED.replace("?", "$")
-    values = (sealer_id, after or FIRST_ID, tx.now, tx.now + limits.SEAL_LEASE_BELIEVED_MS, rows_max)
+    query = _UNSEALED if only is None else _UNSEALED.replace("e.organization_id > ?2", "e.organization_id = ?2")
+    if tx.connection.dialect.name == "postgresql":
+        query = query.replace("?", "$")
+    values = (sealer_id, only or after or FIRST_ID, tx.now, tx.now + limits.SEAL_LEASE_BELIEVED_MS, rows_max)
     rows = tx.connection.exec_driver_sql(query, values).all()
     by_organization: dict[str, list[Any]] = {}
     for row in rows:
         by_organization.setdefault(row[0], []).append(row)
     links = [_link(organization_id, found) for organization_id, found in by_organization.items()]
     return Found(links, rows[-1][0] if len(rows) == rows_max else None, min((row.timestamp for row in rows), default=None))
+
+
+def next_unsealed(tx: Tx, after: str) -> str | None:
+    """The next organization beyond `after` with unsealed events, whoever holds its chain."""
+    event = audit_events.c
+    query = sa.select(event.organization_id).where(event.seq.is_(None), event.organization_id > after)
+    row = tx.one(query.order_by(event.organization_id).limit(1))
+    return None if row is None else str(row.organization_id)
 
 
 def seal(tx: Tx, sealer_id: str, batch: Sequence[Links]) -> int:
