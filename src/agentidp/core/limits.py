@@ -111,7 +111,7 @@ RETENTION_PLAN_DAYS: Final = 30  # nothing is forgotten for so long after a chan
 
 # Analytics ----------------------------------------------------------------------------------
 ANALYTICS_DAYS_MAX: Final = 90  # api.md section 7; a page of agents reads up to 18,000 rows
-ANALYTICS_DAYS_DEFAULT: Final = 30
+ANALYTICS_DAYS_DEFAULT: Final = 30  # a month, near enough: api.md section 7
 USAGE_SUMMARY_DAYS_MAX: Final = 366  # a year, of one row a day and meter
 ACTIVITY_DAYS_KEPT: Final = 400  # of what agents did by day and hour: more than a year, whatever is asked for one day
 
