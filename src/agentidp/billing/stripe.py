@@ -1,6 +1,6 @@
 """Stripe, and the only file that imports its library: the calls that billing makes, and the signature on what Stripe sends (docs.stripe.com/webhooks).
 
-The library is loaded when it is first called: it costs a quarter of a second. Its own asynchronous clients need httpx or aiohttp, which nothing else
+The libraries are loaded when they are first called: they cost a third of a second. Its own asynchronous clients need httpx or aiohttp, which nothing else
 here does, so it is given a small one on httpx2. Whatever goes wrong is a StripeFailed.
 """
 
@@ -10,8 +10,6 @@ import importlib.util
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
-
-import httpx2
 
 from agentidp.auth.instance import Instance
 from agentidp.billing.rules import Checkout, Session, SignatureInvalid, StripeEvent, StripeFailed, Subscription, parse_event
@@ -124,7 +122,8 @@ class Stripe:
         tolerates: Callable[[Any], bool] = lambda _: False,
     ) -> Mapping[str, Any]:
         """One call of the library, by its name there. Raises StripeFailed."""
-        import stripe  # noqa: PLC0415 - see above
+        import httpx2  # noqa: PLC0415 - see above
+        import stripe  # noqa: PLC0415
 
         try:
             async with asyncio.timeout(limits.STRIPE_SECONDS_MAX):
@@ -189,6 +188,7 @@ def is_signed(raw_body: bytes, header: str, secrets: Sequence[str], now_seconds:
 
 def _http_client(stripe: Any, api_base: str) -> Any:
     """The library's way out, on httpx2: one bounded answer a request, no redirects."""
+    import httpx2  # noqa: PLC0415 - as above
 
     class Httpx2Client(stripe.HTTPClient):  # type: ignore[misc] # the library is loaded late
         name = "httpx2"
