@@ -23,7 +23,7 @@ from agentidp.ledger.snapshots import read_secret_snapshot
 from agentidp.start import Started, start
 from agentidp.tokens.actions import issue_token
 
-CALLS_PER_TOKEN = 126  # Python function calls of one request as recorded; lower it when the path gets shorter
+CALLS_PER_TOKEN = 140  # Python function calls of one request as recorded; lower it when the path gets shorter. 14 of them are the rate limits
 CALLS_PER_TOKEN_MAX = CALLS_PER_TOKEN * 1.1
 STATEMENTS_PER_BATCH_MAX = 6  # of 100 entries
 
