@@ -40,7 +40,7 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
     """Bring the database up to date and open it. Raises WrongSettings."""
     master_keys = load_master_keys(settings)
     url, stripe = database_url(settings), open_stripe(settings)
-    await in_transaction(url, upgrade)
+    await in_transaction(url, functools.partial(upgrade, clock=clock))
     metrics, nudge = Metrics(), Nudge()
     plans, rates = plans_in_force(settings.plans, enforced=settings.features.tier_enforcement), RateLimits(settings, clock, metrics)
     database = open_database(url, clock, LedgerWriters(nudge), metrics.observe_database)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import sqlalchemy as sa
 
@@ -13,12 +13,13 @@ from agentidp.billing.applying import Biller
 from agentidp.billing.stripe import Stripe
 from agentidp.core import limits
 from agentidp.core.caller import SYSTEM, Caller
-from agentidp.core.errors import Problem
+from agentidp.core.errors import Problem, Unavailable
+from agentidp.db import partitions
 from agentidp.db.schema import credentials
 from agentidp.db.unit import Tx
 from agentidp.ledger.activity import sweep_activity
 from agentidp.ledger.heads import organizations_to_sign, sign_heads
-from agentidp.ledger.retention import find_cuts, purge
+from agentidp.ledger.retention import Cut, begin_at, drop, find_cuts, find_forgotten, purge
 from agentidp.ledger.sealer import ChainSealer
 from agentidp.ledger.sealing import FIRST_ID
 from agentidp.tokens.actions import sweep_revoked_tokens
@@ -83,10 +84,14 @@ async def sign_chains(instance: Instance) -> None:
 
 
 async def forget_history(instance: Instance) -> None:
-    """Audit events that are older than their organization's plan keeps, and what agents did so long ago that nobody can ask for it."""
-    after: str | None = FIRST_ID
-    while after is not None:
-        cuts, after = await instance.database.read(find_cuts, SYSTEM, after, instance.plans)
+    """Audit events that are older than their organization's plan keeps, whole months where that is possible; and what agents did too long ago to be asked for."""
+    async for cuts in _cuts(instance):
+        await instance.database.write(begin_at, SYSTEM, cuts)
+    for month in await instance.database.read(find_forgotten, SYSTEM):
+        with contextlib.suppress(Unavailable):  # somebody reads for long: its rows can be forgotten all the same
+            if await instance.database.write(drop, SYSTEM, month):
+                log.info("a month of history is forgotten", extra={"partition": month.name})
+    async for cuts in _cuts(instance):
         for cut in cuts:
             while await instance.database.write(purge, SYSTEM, cut) >= limits.SWEEP_ROWS_MAX:
                 pass
@@ -94,11 +99,24 @@ async def forget_history(instance: Instance) -> None:
         pass
 
 
+async def _cuts(instance: Instance) -> AsyncIterator[Sequence[Cut]]:
+    after: str | None = FIRST_ID
+    while after is not None:
+        cuts, after = await instance.database.read(find_cuts, SYSTEM, after, instance.plans)
+        yield cuts
+
+
+async def prepare_months(instance: Instance) -> None:
+    """The partitions of the history that will be needed next."""
+    await instance.database.write(partitions.prepare_months, SYSTEM)
+
+
 _ROUNDS: tuple[tuple[float, Callable[[Instance], Awaitable[None]]], ...] = (
     (limits.KEYS_REFRESH_SECONDS, _reload_keys),
     (limits.SWEEP_INTERVAL_SECONDS, keep_house),
     (limits.CHECKPOINT_INTERVAL_SECONDS, sign_chains),
     (limits.RETENTION_INTERVAL_SECONDS, forget_history),
+    (limits.PARTITIONS_INTERVAL_SECONDS, prepare_months),
 )
 
 

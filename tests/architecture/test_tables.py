@@ -15,6 +15,7 @@ UNSCOPED = {
     ("src/agentidp/tokens/actions.py", "sweep_revoked_tokens"): "housekeeping: forgets revocations of expired tokens, whoever's they are; nothing is shown",
     ("src/agentidp/recovery.py", "find_newest_event_at"): "one instant over all tenants, for whoever restores the database",
     ("src/agentidp/ledger/retention.py", "find_cuts"): "housekeeping: a page of all organizations, each with its plan's retention",
+    ("src/agentidp/ledger/retention.py", "_is_kept"): "housekeeping: whether any organization keeps something of a month",
     ("src/agentidp/ledger/activity.py", "sweep_activity"): "housekeeping: forgets what is older than a fixed number of days, whoever's it is",
     ("src/agentidp/ledger/heads.py", "organizations_to_sign"): "housekeeping: a page of the organizations whose chain grew since its last checkpoint",
     ("src/agentidp/ledger/sealing.py", "next_unsealed"): "one organization's id after another: whose events the sealer looks at next",

@@ -1,8 +1,11 @@
 """How the engines answer what is asked of a long history: by an index, in its order, whatever the filter. EXPLAIN says so."""
 
 import asyncio
+import contextlib
+import functools
+import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -10,12 +13,15 @@ import sqlalchemy as sa
 from tests.audit.tampering import Hands
 from tests.db.opened import opened
 
-from agentidp.audit.queries import find_range, get_chain_state, list_events, list_links
+from agentidp.audit.queries import find_range, get_chain_state, get_event, list_events, list_links
 from agentidp.audit.rules import AuditFilter, Dates
 from agentidp.core.caller import Caller
 from agentidp.core.ids import first_id
+from agentidp.db.migrate import in_transaction
 from agentidp.db.paging import PageRequest
-from agentidp.db.unit import Tx
+from agentidp.db.partitions import list_months, prepare
+from agentidp.db.unit import Database, Tx
+from agentidp.ledger import sealing
 
 ORGANIZATION = "0198c5a2-7d1e-7c3a-9f00-5b1d2e3f4a5b"
 OTHERS = [f"0198c5a2-7d1e-7c3a-9f00-{number:012d}" for number in range(7)]
@@ -23,7 +29,7 @@ CALLER = Caller(ORGANIZATION)
 ROWS = 8_000  # of each organization; together enough for PostgreSQL's planner to think of more than reading it all
 DAY = 24 * 3600 * 1000
 BEGUN = 1_790_000_000_000
-STEP = 60_000  # an event a minute
+STEP = 72 * 60_000  # over fourteen months, which on PostgreSQL are partitions
 MIDDLE = BEGUN + ROWS // 2 * STEP
 AN_ID = first_id(BEGUN + 77 * STEP)
 
@@ -53,7 +59,7 @@ QUERIES: dict[str, Callable[[Tx], Any]] = {
 
 
 def made(engine: str, organization: str, rows: int = ROWS) -> str:
-    """An organization's events, one a minute; a fiftieth of them are failures, a hundredth are `agent.created`, by a hundred agents."""
+    """An organization's events, one every 72 minutes; a fiftieth of them are failures, a hundredth are `agent.created`, by a hundred agents."""
     if engine == "sqlite":
         numbers = f"(WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {rows}) SELECT i FROM n)"
         id_of, cast, json = "printf('%08x-%04x-7000-8000-000000000000', ({0}) >> 16, ({0}) & 65535)", "", ""
@@ -74,10 +80,20 @@ def test_everything_that_is_asked_of_a_history_has_an_index(engine: str, databas
     asyncio.run(_explain_all(engine, database_url))
 
 
-async def _explain_all(engine: str, url: str) -> None:
-    async with opened(url) as database, Hands(url) as hands:
+@contextlib.asynccontextmanager
+async def full(engine: str, url: str) -> AsyncIterator[tuple[Database, Hands]]:
+    """A database with all of the events, sealed; on PostgreSQL in fourteen months."""
+    async with opened(url, lambda: BEGUN) as database, Hands(url) as hands:
+        if engine == "postgresql":
+            for month in range(12):
+                await in_transaction(sa.make_url(url), functools.partial(prepare, now=BEGUN + month * 30 * DAY))
         await hands.run(*((made(engine, organization), ()) for organization in (ORGANIZATION, *OTHERS)))
         await hands.run(("INSERT INTO audit_heads VALUES (?, 0, ?, 'x', 0, NULL, 0, 0, 0)", (ORGANIZATION, ROWS)), ("ANALYZE", ()))
+        yield database, hands
+
+
+async def _explain_all(engine: str, url: str) -> None:
+    async with full(engine, url) as (database, hands):
         for name, query in QUERIES.items():
             statements = await database.read(_statements, CALLER, query)
             assert statements
@@ -115,7 +131,32 @@ def _without_index(plan: str) -> str:
 
 
 def _sorts(plan: str) -> bool:
-    return "TEMP B-TREE" in plan or "Sort" in plan
+    return "TEMP B-TREE" in plan or "Sort  (" in plan
+
+
+@pytest.mark.parametrize("engine", ["postgresql"])
+def test_what_has_a_date_or_a_cursor_touches_its_months_only(engine: str, database_url: str) -> None:
+    """Of fourteen months and the rest. The middle is in the eighth month."""
+
+    async def touched(database: Database, hands: Hands, query: Callable[[Tx], Any]) -> int:
+        (statement, values), *_ = await database.read(_statements, CALLER, query)
+        return len(set(re.findall(r" on (audit_events_\w+)", await _plan(hands, statement, values))))
+
+    async def work() -> None:
+        async with full(engine, database_url) as (database, hands):
+            assert len(await in_transaction(sa.make_url(database_url), list_months)) == 14
+            for name, wanted in FILTERS.items():
+                by_page = 1 if "dates" in name else {"from": 8, "to": 8}.get(name, 15)  # from the middle: seven months and the rest
+                assert await touched(database, hands, lambda tx, w=wanted: list_events(tx, w, PageRequest(50, page=1))) == by_page, name
+                by_cursor = 0 if name == "from" or "dates" in name else 1
+                early = PageRequest(50, after=first_id(BEGUN + DAY))
+                assert await touched(database, hands, lambda tx, w=wanted, e=early: list_events(tx, w, e)) == by_cursor, name
+            assert await touched(database, hands, lambda tx: get_event(tx, first_id(MIDDLE))) == 1
+            assert await touched(database, hands, lambda tx: list_links(tx, ROWS // 3, ROWS)) == 15, "a number says nothing of the month"
+            one = [ORGANIZATION], [first_id(MIDDLE)], [1], ["x"], ["x"], first_id(MIDDLE), first_id(MIDDLE)
+            assert set(re.findall(r" on (audit_events_\w+)", await _plan(hands, sealing._SEAL["postgresql"], one))) == {"audit_events_2027_04"}
+
+    asyncio.run(work())
 
 
 def test_the_check_sees_a_sort_and_a_scan(database_url: str, engine: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -36,7 +37,7 @@ class Turned:
 @contextlib.asynccontextmanager
 async def opened(url: str, clock: Clock = system_clock, observe: Callable[[str, float], None] = lambda *_: None) -> AsyncIterator[Database]:
     parsed = sa.make_url(url)
-    await in_transaction(parsed, upgrade)
+    await in_transaction(parsed, functools.partial(upgrade, clock=clock))
     database = open_database(parsed, clock, LedgerWriters(), observe)
     try:
         yield database

@@ -10,7 +10,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from agentidp.core.errors import Conflict, WrongSettings
-from agentidp.db import migrate
+from agentidp.db import migrate, walls
 from agentidp.db.migrate import HEAD, in_transaction, revision_of, run_alembic, upgrade
 from agentidp.db.schema import metadata
 
@@ -22,10 +22,10 @@ def on(url: str, work: Callable[[sa.Connection], T]) -> T:
 
 
 def reflected(connection: sa.Connection) -> dict[str, Any]:
-    """Everything that the database knows about each table, in a form that can be compared."""
+    """Everything that the database knows about each table, in a form that can be compared. Partitions are there as time goes by."""
     inspector = sa.inspect(connection)
     found = {}
-    for table in sorted(inspector.get_table_names()):
+    for table in sorted(set(inspector.get_table_names()) - set(walls.partitions(connection))):
         columns = [
             {"name": one["name"], "type": one["type"].compile(connection.dialect), "nullable": one["nullable"], "default": one["default"]}
             for one in inspector.get_columns(table)

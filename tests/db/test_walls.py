@@ -120,7 +120,11 @@ def test_every_table_of_organizations_is_behind_the_wall(database_url: str, befo
     on(database_url, upgrade)
     own = "(organization_id = (NULLIF(current_setting('agentidp.organization_id'::text, true), ''::text))::uuid)"
     both = {walls.TENANT: ["PERMISSIVE", "ALL", own, own], walls.SYSTEM: ["PERMISSIVE", "ALL", "true", "true"]}
-    assert on(database_url, look) == {table.name: {"enabled": True, "forced": True} | both for table in OWNED}
+    names = on(database_url, walls.partitions)
+    assert len(names) == 4
+    partitions = {name: {walls.SYSTEM: ["PERMISSIVE", "SELECT", "true", None]} for name in names}
+    policies = {table.name: both for table in OWNED} | partitions
+    assert on(database_url, look) == {name: {"enabled": True, "forced": True} | those for name, those in policies.items()}
     assert on(database_url, walls.missing) == []
     assert on(database_url, upgrade) == "current"
 

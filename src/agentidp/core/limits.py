@@ -108,6 +108,9 @@ CHECKPOINTS_SIGNED_MAX: Final = 10  # in one transaction: about 10 ms
 RETENTION_INTERVAL_SECONDS: Final = 600.0  # what is due to be forgotten is looked for this often
 RETENTION_ORGANIZATIONS: Final = 100  # looked at in one read
 RETENTION_PLAN_DAYS: Final = 30  # nothing is forgotten for so long after a change of plan: time to notice a mistake, or to pay again
+PARTITIONS_AHEAD: Final = 2  # months beyond this one that have their partition: so long may it be impossible to make another
+PARTITION_LOCK_MS: Final = 500  # so long those who write wait behind a partition that is being attached or dropped
+PARTITIONS_INTERVAL_SECONDS: Final = 3600.0  # whether a month is missing is looked at this often
 
 # Analytics ----------------------------------------------------------------------------------
 ANALYTICS_DAYS_MAX: Final = 90  # api.md section 7; a page of agents reads up to 18,000 rows

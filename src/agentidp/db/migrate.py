@@ -12,11 +12,12 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
+from agentidp.core.clock import Clock, system_clock
 from agentidp.core.errors import Conflict, WrongSettings
-from agentidp.db import walls
+from agentidp.db import partitions, walls
 from agentidp.db.schema import metadata
 
-HEAD = "0009"
+HEAD = "0010"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _VERSIONS = sa.table("alembic_version", sa.column("version_num", sa.String))
 _LOCK = 0x4167_656E_7449_6450  # "AgentIdP": one migration at a time, for the length of its transaction
@@ -32,12 +33,13 @@ def revision_of(connection: sa.Connection) -> str | None:
     return row[0] if row else None
 
 
-def upgrade(connection: sa.Connection) -> str:
+def upgrade(connection: sa.Connection, clock: Clock = system_clock) -> str:
     """Bring the database to HEAD inside the caller's transaction. Returns `created`, `upgraded` or `current`."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     revision = revision_of(connection)
     if revision == HEAD and not walls.missing(connection):
+        partitions.prepare(connection, clock())
         return "current"
     if revision is None:
         metadata.create_all(connection)
@@ -49,6 +51,7 @@ def upgrade(connection: sa.Connection) -> str:
         walls.lower(connection)
         run_alembic(connection, "upgrade", "head")
     walls.build(connection)  # after every step of the schema, for every table that there is now
+    partitions.prepare(connection, clock())
     return "created" if revision is None else "upgraded"
 
 

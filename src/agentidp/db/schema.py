@@ -252,14 +252,11 @@ audit_events = sa.Table(
     ),
     # an event is in one of these two: in the first for the moment until it is sealed
     sa.Index("ix_audit_events_unsealed", "organization_id", "event_id", sqlite_where=sa.text("seq IS NULL"), postgresql_where=sa.text("seq IS NULL")),
-    sa.Index(
-        "uq_audit_events_seq",
-        "organization_id",
-        "seq",
-        unique=True,
-        sqlite_where=sa.text("seq IS NOT NULL"),
-        postgresql_where=sa.text("seq IS NOT NULL"),
+    # on PostgreSQL each partition has its own: see `db.partitions`
+    sa.Index("uq_audit_events_seq", "organization_id", "seq", unique=True, sqlite_where=sa.text("seq IS NOT NULL"), info={"dialect": "sqlite"}).ddl_if(
+        "sqlite"
     ),
+    postgresql_partition_by="RANGE (event_id)",
 )
 
 # owner: ledger. Where each organization's chain has come to, and which sealer is at it: see `ledger.sealing`. Events up to `start_size` may have

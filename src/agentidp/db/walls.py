@@ -64,10 +64,19 @@ def missing(connection: sa.Connection) -> list[str]:
     standing = sa.text("""
         SELECT relname FROM pg_class JOIN pg_policy ON polrelid = pg_class.oid
         WHERE relnamespace = current_schema()::regnamespace AND relrowsecurity AND relforcerowsecurity AND polname IN (:tenant, :system)
-        GROUP BY relname HAVING count(*) = 2
+        GROUP BY relname, relispartition HAVING relispartition AND bool_and(polname = :system) OR count(*) = 2
         UNION ALL SELECT rolname FROM pg_roles WHERE rolname IN (:tenant, :system) AND pg_has_role(rolname, 'SET')""")
     found = connection.execute(standing, {"tenant": TENANT, "system": SYSTEM}).scalars()
-    return sorted({TENANT, SYSTEM, *(table.name for table in metadata.tables.values() if _is_owned(table))} - set(found))
+    needed = {TENANT, SYSTEM, *(table.name for table in metadata.tables.values() if _is_owned(table)), *partitions(connection)}
+    return sorted(needed - set(found))
+
+
+def partitions(connection: sa.Connection) -> dict[str, str]:
+    """The bounds of every partition of the schema's tables, by name; none on SQLite."""
+    if connection.dialect.name != "postgresql":
+        return {}
+    query = "SELECT relname, pg_get_expr(relpartbound, oid) AS bounds FROM pg_class WHERE relispartition AND relkind = 'r' AND relnamespace = current_schema()::regnamespace"
+    return {row.relname: row.bounds for row in connection.exec_driver_sql(query)}
 
 
 def lower(connection: sa.Connection) -> None:
@@ -96,7 +105,18 @@ def build(connection: sa.Connection) -> None:
         _grant(connection, table.name, rights)
         if _is_owned(table):
             _protect(connection, table.name)
+    for partition in partitions(connection):
+        close(connection, partition)
     _grant(connection, "alembic_version", {SYSTEM: _SYSTEM_RIGHTS["alembic_version"]})
+
+
+def close(connection: sa.Connection, partition: str) -> None:
+    """Rows come and go through the partition's table, by the rights and policies there. By its own name, nobody reads it but pg_dump."""
+    _grant(connection, partition, {SYSTEM: "SELECT"})
+    connection.exec_driver_sql(f"ALTER TABLE {partition} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    for role in _POLICIES:  # a partition that was a table has those of a table
+        connection.exec_driver_sql(f"DROP POLICY IF EXISTS {role} ON {partition}")
+    connection.exec_driver_sql(f"CREATE POLICY {SYSTEM} ON {partition} FOR SELECT TO {SYSTEM} USING ({_POLICIES[SYSTEM]})")
 
 
 def _is_owned(table: sa.Table) -> bool:

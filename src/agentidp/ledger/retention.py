@@ -1,4 +1,7 @@
-"""How long history is kept, and forgetting what is older: only up to a kept checkpoint, at which verification then begins."""
+"""How long history is kept, and forgetting what is older: only up to a kept checkpoint, at which verification then begins.
+
+On PostgreSQL a month of which no organization keeps anything is dropped as a whole; everything else goes row by row.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +9,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from agentidp.core import limits
+from agentidp.core.ids import first_id
 from agentidp.core.plans import Plans
+from agentidp.db import partitions
+from agentidp.db.partitions import Month
 from agentidp.db.schema import audit_checkpoints, audit_events, audit_heads, organizations
 from agentidp.db.unit import Tx
 from agentidp.ledger.entries import DAY_MS
@@ -46,14 +52,43 @@ def find_cuts(tx: Tx, after: str, plans: Plans) -> tuple[Sequence[Cut], str | No
     return cuts, rows[-1].organization_id if len(rows) == limits.RETENTION_ORGANIZATIONS else None
 
 
-def purge(tx: Tx, cut: Cut) -> int:
-    """Forget the oldest events up to the cut, as many as one transaction may hold. Returns how many; call it until it returns less than that.
+def begin_at(tx: Tx, cuts: Sequence[Cut]) -> None:
+    """From here on, verification begins at the cuts, whether what is below them is still there or not."""
+    for cut in cuts:
+        begins_earlier = sa.and_(audit_heads.c.organization_id == cut.organization_id, audit_heads.c.start_size < cut.size)
+        tx.run(sa.update(audit_heads).where(begins_earlier).values(start_size=cut.size))
 
-    From the first of these transactions on, verification begins at the cut.
-    """
+
+def find_forgotten(tx: Tx) -> Sequence[Month]:
+    """The months that ended more than a day ago and of which all that is left is below the cuts."""
+    past = first_id(tx.now - DAY_MS)
+    return [month for month in partitions.list_months(tx.connection) if month.end <= past and not _is_kept(tx, month)]
+
+
+def drop(tx: Tx, month: Month) -> bool:
+    """Forget a month as a whole, unless something was written into it since it was found. Returns whether it is gone."""
+    partitions.hold_still(tx)
+    if _is_kept(tx, month):
+        return False
+    partitions.drop(tx, month)
+    return True
+
+
+def _is_kept(tx: Tx, month: Month) -> bool:
+    """Whether there is an event of the month that is above its organization's cut or in no chain yet: an index look-up for each organization."""
+    event, head = audit_events.c, audit_heads.c
+    within = sa.and_(event.event_id < month.end, sa.true() if month.first is None else event.event_id >= month.first)
+    # with an OFFSET it stays a look-up, where the planner might read all of the month for a join
+    above = sa.select(sa.literal(1)).where(event.organization_id == head.organization_id, event.seq > head.start_size, within).offset(0).exists()
+    unsealed = sa.select(sa.literal(1)).select_from(audit_events).where(event.seq.is_(None), within)
+    kept = sa.select(sa.literal(1)).select_from(audit_heads).where(above)
+    return tx.one(unsealed.limit(1)) is not None or tx.one(kept.limit(1)) is not None
+
+
+def purge(tx: Tx, cut: Cut) -> int:
+    """Forget the oldest events up to the cut, as many as one transaction may hold. Returns how many; call it until it returns less than that."""
+    begin_at(tx, [cut])
     organization_id, event = cut.organization_id, audit_events.c
-    begins_earlier = sa.and_(audit_heads.c.organization_id == organization_id, audit_heads.c.start_size < cut.size)
-    tx.run(sa.update(audit_heads).where(begins_earlier).values(start_size=cut.size))
     oldest = (
         sa.select(event.event_id)
         .where(audit_events.c.organization_id == organization_id, event.seq <= cut.size)
