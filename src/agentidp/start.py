@@ -3,6 +3,7 @@
 import functools
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 from agentidp.auth.data_keys import open_sealer, refresh_sealer
 from agentidp.auth.instance import Instance
@@ -18,9 +19,10 @@ from agentidp.core.config import FIRST_CREDENTIAL_FILE, Settings
 from agentidp.core.errors import WrongSettings
 from agentidp.core.metrics import Metrics
 from agentidp.core.plans import PlanTier, plans_in_force
-from agentidp.core.private_files import private_file
+from agentidp.core.private_files import private_file, put_in_place
 from agentidp.db.engine import database_url, open_database
 from agentidp.db.migrate import in_transaction, upgrade
+from agentidp.db.unit import Tx
 from agentidp.ledger.checkpoint import AUDIT_KEY
 from agentidp.ledger.heads import AuditKey
 from agentidp.ledger.ledger import Ledger
@@ -75,20 +77,43 @@ def first_credential_document(issuer: str, first: FirstCredential) -> dict[str, 
 
 
 async def _set_up_once(instance: Instance) -> FirstCredential | None:
+    """The first secret is nowhere else, and must outlive a kill at any moment: it is durable in a file before the transaction commits.
+
+    That file waits under a name with its organization's id, and gets its own after the commit; a start that finds it waiting ends what was
+    begun. What a transaction that never committed has left waits for an organization that there will never be: it is a secret of nothing.
+    """
     path = instance.settings.data_dir / FIRST_CREDENTIAL_FILE
     there = path.exists()  # asked first: another process that is setting this database up may write it any moment
-    if await instance.database.read(find_operator_organization, SYSTEM) is not None:
-        return None
-    if there:
+    organization_id = await instance.database.read(find_operator_organization, SYSTEM)
+    if there and organization_id is None:
         raise WrongSettings(f"{path}: belongs to another database; move it away before an empty one is set up")
+    first = None
     try:
-        instance.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with private_file(path) as file:  # opened first: where it cannot be, there must be no secret that nobody has
-            plan_tier: PlanTier = "free" if instance.settings.stripe.api_key else "enterprise"  # limits are for those who sell
-            first = await instance.database.write(set_up_instance, SYSTEM, instance.secret_key, plan_tier=plan_tier, plans=instance.plans)
-            file.write(json.dumps(first_credential_document(instance.settings.issuer, first), indent=2) + "\n")
+        if organization_id is None:
+            instance.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            first = await instance.database.write(_set_up, SYSTEM, instance, path)
+            organization_id = first.organization_id
+        put_in_place(_waiting(path, organization_id), path)
     except AlreadySetUp:
         return None
+    except FileExistsError as error:
+        raise WrongSettings(f"{path}: belongs to another database; move it away, the one of this database is {_waiting(path, organization_id)}") from error
     except OSError as error:
         raise WrongSettings(f"data_dir: {error}") from error
     return first
+
+
+def _set_up(tx: Tx, instance: Instance, path: Path) -> FirstCredential:
+    """Called again it makes another organization, and so another file: nothing is written over."""
+    plan_tier: PlanTier = "free" if instance.settings.stripe.api_key else "enterprise"  # limits are for those who sell
+    first = set_up_instance(tx, instance.secret_key, plan_tier=plan_tier, plans=instance.plans)
+    try:
+        with private_file(_waiting(path, first.organization_id)) as file:
+            file.write(json.dumps(first_credential_document(instance.settings.issuer, first), indent=2) + "\n")
+    except OSError as error:  # where it cannot be, there must be no secret that nobody has
+        raise WrongSettings(f"data_dir: {error}") from error
+    return first
+
+
+def _waiting(path: Path, organization_id: str | None) -> Path:
+    return path.with_name(f"{path.name}.{organization_id}")

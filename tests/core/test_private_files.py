@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agentidp.core.private_files import private_file, replace_private_file
+from agentidp.core.private_files import private_file, put_in_place, replace_private_file
 
 
 def test_writers_of_one_process_number_do_not_meet(tmp_path: Path) -> None:
@@ -45,3 +45,16 @@ def test_a_taken_name_stays_whose_it_is(tmp_path: Path) -> None:
         write_while_another_is_quicker()
     assert path.read_text() == "quick"
     assert [found.name for found in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_file_that_waits_gets_its_name_once(tmp_path: Path) -> None:
+    waiting, path = tmp_path / "key.waiting", tmp_path / "key"
+    waiting.write_text("ours")
+    path.hardlink_to(waiting)  # a process was killed before it took the first name away
+    put_in_place(waiting, path)
+    put_in_place(waiting, path)
+    assert {found.name: found.read_text() for found in tmp_path.iterdir()} == {"key": "ours"}
+    waiting.write_text("another")
+    with pytest.raises(FileExistsError):
+        put_in_place(waiting, path)
+    assert {found.name: found.read_text() for found in tmp_path.iterdir()} == {"key": "ours", "key.waiting": "another"}

@@ -3,16 +3,18 @@
 import json
 import shlex
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from tests.processes import ServerProcess, run, serving
+from tests.processes import ServerProcess, environment, run, serving
 from tests.serving import free_port
 
 from agentidp.core.secrets import new_master_key
@@ -165,6 +167,37 @@ class TestInit:
         assert lost[0].returncode in ({1, 2} if engine == "sqlite" else {1})
         assert one_line(lost[0])
         assert json.loads(won[0].stdout)["clientSecret"]
+
+
+_KILLED_BEFORE_A_LINK = """
+import os, signal, sys, threading
+from agentidp.cli import main
+left = int(sys.argv[1])
+def step(frame, event, argument):
+    global left
+    if event == "c_call" and argument is os.link:
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+threading.setprofile(step)
+sys.setprofile(step)
+main(["init"])
+"""
+
+
+@pytest.mark.parametrize("links", [0, 1])
+def test_a_first_start_that_is_killed_loses_no_secret(links: int, database_url: str, tmp_path: Path) -> None:
+    """Before the secret is durable nothing is set up; from then on it is there, also between the commit and the moment when the file gets its name."""
+    settings = {"DATABASE_URL": database_url, "MASTER_KEY": new_master_key()}
+    env = environment({"AGENTIDP_DATA_DIR": str(tmp_path / "data")} | {f"AGENTIDP_{name}": value for name, value in settings.items()})
+    killed = subprocess.run([sys.executable, "-c", _KILLED_BEFORE_A_LINK, str(links)], env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "data" / "first-credential.json").exists()
+    with serving(tmp_path, **settings) as server:
+        assert server.token()["token_type"] == "Bearer"
+        assert (server.first["clientSecret"] in server.stdout) == (links == 0), "else it was set up by then"
+    assert modes(tmp_path / "data")["first-credential.json"] == "0o600"
+    assert not list((tmp_path / "data").glob("first-credential.json.*[0-9a-f]")), "none waits"
 
 
 def test_init_for_people_names_the_next_step(tmp_path: Path) -> None:

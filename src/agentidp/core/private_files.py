@@ -27,6 +27,21 @@ def replace_private_file(path: Path, text: str) -> None:
         _sync_folder(path)
 
 
+def put_in_place(waiting: Path, path: Path) -> None:
+    """Give the private file `waiting` its name. Does nothing where there is none, because another process is quicker for one.
+
+    Raises FileExistsError, and leaves both alone, when another file has the name.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            os.link(waiting, path)
+        except FileExistsError:
+            if not waiting.samefile(path):  # else a process was killed right here
+                raise
+        _sync_folder(path)
+        waiting.unlink()
+
+
 @contextlib.contextmanager
 def _partial(path: Path) -> Iterator[tuple[Path, TextIO]]:
     # Of this writer alone: processes of several containers may share the folder and a number. "x" takes no file that is there, and follows no link.
