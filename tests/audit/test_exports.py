@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.audit.chains import OTHER_ORGANIZATION, chain, key, note
+from tests.audit.chains import OTHER_ORGANIZATION, SEED, chain, key, note
 
 from agentidp.audit.exports import MEANINGS, BadExport, Checked, check_export, event_line, last_line
 from agentidp.ledger.chain import Break, ChainedEvent, event_hash
-from agentidp.ledger.checkpoint import BadCheckpoint, parse_note
+from agentidp.ledger.checkpoint import BadCheckpoint, open_note, parse_note, sign
 
 LENGTH = 12
 EVENTS = chain(LENGTH)
@@ -168,6 +169,32 @@ def test_a_part_has_to_be_asked_for_or_follow_a_kept_checkpoint() -> None:
     assert check(part, is_part=True, kept=[other]).broken == Break(EVENTS[5].event_id, 6, "head")
     assert check(part, kept=[note(chain(4, action="x"))]).broken == Break(None, 4, "head")
     assert check([*cut(LINES, 6)[4:8], part[-1]], is_part=True).broken == Break(EVENTS[7].event_id, 8, "gap")
+
+
+def part_note(events: list[ChainedEvent]) -> str:
+    return sign(replace(parse_note(note(events))[0], is_part=True), SEED)
+
+
+def test_the_note_of_a_part_is_taken_for_nothing_else() -> None:
+    of_part = part_note(EVENTS[:9])
+    assert open_note(of_part, key()) == replace(parse_note(note(EVENTS[:9]))[0], is_part=True)
+    part = [*LINES[4:9], last_line(of_part)]
+    good = check(part, is_part=True)
+    assert (good.from_seq, good.to_seq, good.broken) == (5, 9, None)
+    for lines in (part, [*LINES[:9], part[-1]]):
+        with pytest.raises(BadExport, match="part of the history"):
+            check(lines, kept=[note(EVENTS[:4])])
+    for kept in (of_part, part_note(EVENTS)):
+        with pytest.raises(BadCheckpoint, match="part of the history"):
+            check(LINES, kept=[kept])
+    assert check([*LINES[4:8], part[-1]], is_part=True).broken == Break(None, 9, "head")
+    assert check([part[-1]], is_part=True).broken == Break(None, 9, "head")
+    for changed in (of_part.replace("part\n", "", 1), note(EVENTS[:9]).replace("\n\n", "\npart\n\n", 1)):
+        with pytest.raises(BadCheckpoint, match="signature does not belong"):
+            check([*LINES[:9], last_line(changed)], is_part=True)
+    for malformed in ("Part", "part\npart", "part ", "part\n"):
+        with pytest.raises(BadCheckpoint, match="malformed"):
+            parse_note(of_part.replace("part", malformed, 1))
 
 
 def test_checkpoints_of_others_are_refused_with_the_reason() -> None:

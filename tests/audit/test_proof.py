@@ -12,7 +12,7 @@ from tests.tenants import Tenant, make_tenant
 from agentidp.audit.exports import check_export
 from agentidp.core import limits
 from agentidp.core.clock import from_rfc3339
-from agentidp.ledger.checkpoint import open_note, parse_verifier_key
+from agentidp.ledger.checkpoint import open_note, parse_note, parse_verifier_key
 
 AUDIT = "/api/v1/audit"
 
@@ -90,6 +90,11 @@ def test_dates_bound_what_is_verified_and_exported(tenant: Tenant) -> None:
     lines = get(tenant, "export", fromDate=one, toDate=one).content.splitlines(keepends=True)
     assert [json.loads(line)["seq"] for line in lines[:-1]] == list(range(min(same), max(same) + 1))
     assert check_export(lines, is_part=True).broken is None
+    assert parse_note(json.loads(lines[-1])["checkpoint"])[0].is_part
+    newest = get(tenant, "export", fromDate=one).content.splitlines(keepends=True)
+    assert not parse_note(json.loads(newest[-1])["checkpoint"])[0].is_part
+    nothing = get(tenant, "export", toDate="2001-01-01T00:00:00Z").content.splitlines(keepends=True)
+    assert parse_note(json.loads(nothing[-1])["checkpoint"])[0].size >= max(same)
     empty = get(tenant, "verify", toDate="2001-01-01T00:00:00Z").json()
     assert (empty["verified"], empty["checkedCount"], empty["fromSeq"], empty["toSeq"]) == (True, 0, None, None)
     assert check_export(get(tenant, "export", toDate="2001-01-01T00:00:00Z").content.splitlines(keepends=True), is_part=True).broken is None

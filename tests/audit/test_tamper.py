@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import json
 import random
 import tempfile
 from collections import Counter
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.audit.tampering import COLUMNS, KEY, Hands, Refused, Sealed, actions_of_the_product, checkpoint_sizes, run, sealed_history
 
-from agentidp.audit.exports import check_export
+from agentidp.audit.exports import Checked, check_export
 from agentidp.audit.history import export_history
 from agentidp.audit.rules import Dates
 from agentidp.core.caller import Caller
@@ -21,7 +22,7 @@ from agentidp.core.clock import system_clock
 from agentidp.core.ids import new_id
 from agentidp.db.unit import Tx
 from agentidp.ledger.chain import Break
-from agentidp.ledger.checkpoint import origin, verifier_key
+from agentidp.ledger.checkpoint import Checkpoint, origin, parse_note, verifier_key
 from agentidp.ledger.heads import sign_head
 from agentidp.ledger.nudge import Nudge
 from agentidp.ledger.sealer import ChainSealer
@@ -281,6 +282,32 @@ def test_all_hashes_made_anew(database_url: str) -> None:
 async def _seal_again(sealed: Sealed) -> None:
     await sealed.hands.run(("UPDATE audit_heads SET lease_owner = NULL", ()))
     await ChainSealer(sealed.database, system_clock, Nudge()).seal_all()
+
+
+def test_no_part_is_signed_whose_end_was_changed(database_url: str) -> None:
+    """Such an export ends with the checkpoint of the whole, and whoever verifies it is told."""
+
+    async def work() -> None:
+        async with sealed_history(database_url, ACTIONS) as sealed:
+            (until,) = (await sealed.hands.rows("SELECT timestamp FROM audit_events WHERE seq = 4"))[0]
+            for what, found in (
+                ("UPDATE audit_events SET action = 'x' WHERE seq = 4", Break(sealed.ids[3], 4, "hash")),
+                ("UPDATE audit_events SET hash = previous_hash WHERE seq = 4", Break(sealed.ids[3], 4, "hash")),
+            ):
+                good = await _export(sealed, Dates(to_date=until))
+                assert check_export(good, is_part=True) == Checked(sealed.caller.organization_id, 1, 4, None, checkpoint_of(good))
+                assert checkpoint_of(good).is_part
+                await sealed.hands.run((what, ()))
+                lines = await _export(sealed, Dates(to_date=until))
+                assert not checkpoint_of(lines).is_part
+                assert check_export(lines, is_part=True).broken == found
+                await sealed.hands.restore()
+
+    run(work())
+
+
+def checkpoint_of(lines: list[bytes]) -> Checkpoint:
+    return parse_note(json.loads(lines[-1])["checkpoint"])[0]
 
 
 def test_an_older_copy_of_everything(database_url: str) -> None:

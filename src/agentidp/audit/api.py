@@ -168,7 +168,7 @@ _EXPORT["responses"][200] = {"description": "The lines.", "content": {_Lines.med
 async def export(request: Request, parameters: Annotated[DateParameters, Query()]) -> StreamingResponse:
     """Stream the sealed history for `agentidp audit verify`, oldest first.
 
-    A line of JSON an event, then a line with the checkpoint that they lead up to: `{"checkpoint": "…"}`. Without that last line the export was cut. The lines are in canonical JSON, RFC 8785, but for `hash` at their end.
+    A line of JSON an event, then a line with the checkpoint that they lead up to: `{"checkpoint": "…"}`. Without that last line the export was cut. Where `toDate` leaves out newer events, the checkpoint has the line `part` and proves no more than this part. The lines are in canonical JSON, RFC 8785, but for `hash` at their end.
     """
     _require_order(parameters)
     instance, dates = instance_of(request), Dates(parameters.from_date, parameters.to_date)

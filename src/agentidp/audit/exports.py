@@ -1,6 +1,7 @@
 """An organization's history as a file, and checking it without the server: one event a line, oldest first. Pure.
 
-The last line is `{"checkpoint": "…"}`, the signed head that the events lead up to: a file that was cut on its way has none. What a
+The last line is `{"checkpoint": "…"}`, the signed head that the events lead up to: a file that was cut on its way has none. A part that ends before
+the head has a checkpoint that says so, which is never taken for a head. What a
 checkpoint cannot show is that events were cut together with a newer checkpoint; an older one that was kept elsewhere can.
 """
 
@@ -64,6 +65,8 @@ def check_export(lines: Iterable[bytes], *, key: VerifierKey | None = None, kept
     checkpoint, unless `is_part`. Raises BadExport, and BadCheckpoint for a note that is not of this chain.
     """
     known = sorted((_open(note, key) for note in kept), key=lambda checkpoint: checkpoint.size)
+    if any(checkpoint.is_part for checkpoint in known):
+        raise BadCheckpoint("the checkpoint is of a part of the history, from the end of an export, and proves nothing of what came before it")
     reader = _Reader(lines)
     first = next(reader, None)
     if first is None:
@@ -78,6 +81,8 @@ def check_export(lines: Iterable[bytes], *, key: VerifierKey | None = None, kept
     if reader.note and (broken is None or broken.event_id is None):  # every line was read
         last = _open(reader.note, key)
         _require_one_chain([*known, last], first.organization_id)
+        if last.is_part and not is_part:
+            raise BadExport("the file is a part of the history, of some dates, and has to be verified as one")
         if is_part and broken is not None and broken.seq > last.size:
             broken = None
         if broken is None and (last.size, last.head) != (followed.size, followed.head):
@@ -89,7 +94,7 @@ def _check_empty(last: Checkpoint, known: Sequence[Checkpoint], *, is_part: bool
     """A file of nothing but its checkpoint."""
     _require_one_chain([*known, last], None)
     size = max(checkpoint.size for checkpoint in (*known, last))
-    return Checked(None, 1, 0, Break(None, size, "head") if size and not is_part else None, last)
+    return Checked(None, 1, 0, Break(None, size, "head") if size and (last.is_part or not is_part) else None, last)
 
 
 def _open(note: str, key: VerifierKey | None) -> Checkpoint:

@@ -13,8 +13,8 @@ from agentidp.audit.queries import find_range, get_chain_state, list_links
 from agentidp.audit.rules import ChainState, Dates, Verification
 from agentidp.core.caller import Caller
 from agentidp.db.unit import Database
-from agentidp.ledger.chain import FIRST_PREVIOUS_HASH, ROW, Break, ChainedEvent, Verified, from_row, from_sealed_row, verify
-from agentidp.ledger.checkpoint import BadCheckpoint, Checkpoint, open_note, origin, parse_note, sign, verifier_key
+from agentidp.ledger.chain import FIRST_PREVIOUS_HASH, ROW, Break, ChainedEvent, Verified, event_hash, from_row, from_sealed_row, verify
+from agentidp.ledger.checkpoint import BadCheckpoint, Checkpoint, open_note, parse_note, sign, verifier_key
 from agentidp.ledger.heads import AuditKey, sign_head
 
 _EVENT_ID, _SEQ, _PREVIOUS, _HASH = (ROW.index(name) for name in ("event_id", "seq", "previous_hash", "hash"))
@@ -117,22 +117,22 @@ async def _wrong_end(database: Database, caller: Caller, state: ChainState, head
 async def export_history(database: Database, caller: Caller, key: AuditKey, dates: Dates, *, now: int) -> AsyncIterator[bytes]:
     """The lines of `exports`, a few hundred at a time: every sealed event, oldest first, or those from the first to the last of the dates.
 
-    Begins with nothing, once everything is known that can be refused. Raises Unavailable; what was written until then is no whole export.
+    A part that ends before the head has a checkpoint that says so. Begins with nothing, once everything is known that can be refused. Raises Unavailable; what was written until then is no whole export.
     """
     note = await database.write(sign_head, caller, key, caller.organization_id)
-    state = await database.read(get_chain_state, caller)
-    found = await _range(database, caller, replace(state, size=parse_note(note)[0].size), dates)
+    state, head = await database.read(get_chain_state, caller), parse_note(note)[0]
+    found = await _range(database, caller, replace(state, size=head.size), dates)
     yield b""
     size, to_seq = (found[0] - 1, found[1]) if found else (0, 0)
-    head = FIRST_PREVIOUS_HASH
+    last = None
     while size < to_seq:
         rows, _ = await database.read(list_links, caller, size, to_seq)
         if not rows:
             break  # missing: the checkpoint below does not fit, and whoever verifies the file is told
         yield await asyncio.to_thread(_lines, rows)
-        size, head = rows[-1][_SEQ], rows[-1][_HASH]
-    if dates != Dates():
-        note = sign(Checkpoint(origin(key.issuer, caller.organization_id), size, head, now), key.seed)
+        size, last = rows[-1][_SEQ], from_row(rows[-1])
+    if last is not None and size == to_seq < head.size and event_hash(last) == last.hash:  # else it would be signed that what was changed is as it was
+        note = sign(replace(head, size=size, head=last.hash, signed_at=now, is_part=True), key.seed)
     yield last_line(note)
 
 

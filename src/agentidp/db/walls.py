@@ -6,7 +6,11 @@ row of its own accord. All of it follows from `schema.metadata`, so a new table 
 need a migration, be it empty, after which everything here is built anew.
 
 Holds against a statement that forgets its organization. Whoever can run SQL of his own takes what role he likes: that is not what it is for.
+
+The roles belong to the cluster: another database's login role has them, too. So the database lets nobody connect who is not meant to.
 """
+
+import logging
 
 import sqlalchemy as sa
 
@@ -15,8 +19,11 @@ from agentidp.core.errors import WrongSettings
 from agentidp.core.ids import is_id
 from agentidp.db.schema import metadata
 
+log = logging.getLogger(__name__)
+
 TENANT = "agentidp_tenant"
 SYSTEM = "agentidp_system"
+CLOSED = "the database's CONNECT"  # how `missing` names that PUBLIC has it
 
 # Without an organization the setting is null or, later in a session, empty: both are equal to nothing.
 _POLICIES = {TENANT: "organization_id = NULLIF(current_setting('agentidp.organization_id', true), '')::uuid", SYSTEM: "true"}
@@ -58,16 +65,18 @@ def enter(connection: sa.Connection, caller: Caller) -> None:
 
 
 def missing(connection: sa.Connection) -> list[str]:
-    """The tables that are not behind the wall and the roles that the login role cannot take, by name."""
+    """The tables that are not behind the wall, the roles that the login role cannot take, and `CLOSED` where it could close the database; by name."""
     if connection.dialect.name != "postgresql":
         return []
     standing = sa.text("""
         SELECT relname FROM pg_class JOIN pg_policy ON polrelid = pg_class.oid
         WHERE relnamespace = current_schema()::regnamespace AND relrowsecurity AND relforcerowsecurity AND polname IN (:tenant, :system)
-        GROUP BY relname, relispartition HAVING relispartition AND bool_and(polname = :system) OR count(*) = 2
-        UNION ALL SELECT rolname FROM pg_roles WHERE rolname IN (:tenant, :system) AND pg_has_role(rolname, 'SET')""")
-    found = connection.execute(standing, {"tenant": TENANT, "system": SYSTEM}).scalars()
-    needed = {TENANT, SYSTEM, *(table.name for table in metadata.tables.values() if _is_owned(table)), *partitions(connection)}
+        GROUP BY relname, relispartition HAVING CASE WHEN relispartition THEN bool_and(polname = :system) ELSE count(*) = 2 END
+        UNION ALL SELECT rolname FROM pg_roles WHERE rolname IN (:tenant, :system) AND pg_has_role(rolname, 'SET')
+        UNION ALL SELECT :closed FROM pg_database WHERE datname = current_database()
+            AND NOT (has_database_privilege('public', oid, 'CONNECT, TEMPORARY') AND pg_has_role(datdba, 'USAGE'))""")
+    found = connection.execute(standing, {"tenant": TENANT, "system": SYSTEM, "closed": CLOSED}).scalars()
+    needed = {TENANT, SYSTEM, CLOSED, *(table.name for table in metadata.tables.values() if _is_owned(table)), *partitions(connection)}
     return sorted(needed - set(found))
 
 
@@ -98,6 +107,7 @@ def build(connection: sa.Connection) -> None:
         return
     for role in (TENANT, SYSTEM):
         _make_role(connection, role)
+    _close_database(connection)
     schema = connection.exec_driver_sql("SELECT quote_ident(current_schema())").scalar()
     connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA {schema} TO {TENANT}, {SYSTEM}")
     for table in metadata.sorted_tables:
@@ -117,6 +127,19 @@ def close(connection: sa.Connection, partition: str) -> None:
     for role in _POLICIES:  # a partition that was a table has those of a table
         connection.exec_driver_sql(f"DROP POLICY IF EXISTS {role} ON {partition}")
     connection.exec_driver_sql(f"CREATE POLICY {SYSTEM} ON {partition} FOR SELECT TO {SYSTEM} USING ({_POLICIES[SYSTEM]})")
+
+
+def _close_database(connection: sa.Connection) -> None:
+    """By default everybody may connect. Who does not own the database cannot change that, and PostgreSQL need not call it an error."""
+    name, user, is_owner = connection.exec_driver_sql(
+        "SELECT quote_ident(datname), quote_ident(session_user), pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database()"
+    ).one()
+    statements = (f"GRANT CONNECT ON DATABASE {name} TO {user}", f"REVOKE CONNECT, TEMPORARY ON DATABASE {name} FROM PUBLIC")
+    if is_owner:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    else:
+        log.warning("every user of the PostgreSQL cluster may connect to the database; let its owner run: %s", "; ".join(statements))
 
 
 def _is_owned(table: sa.Table) -> bool:

@@ -4,6 +4,7 @@
     1042                                      size: how many events the chain has
     CsUYapGGPo4dkMgIAUqom/Xajj7h2fB2…=        the hash of the last of them, in base64
     time 2026-11-22T19:20:31.042Z             an extension line
+    part                                      another, only at the end of a part of the history: more had happened when it was signed
 
     — id.example.com/organizations/0199… Az3grlgtzPICa5OS8npVmf1My…=
 
@@ -27,6 +28,7 @@ from agentidp.core.clock import from_rfc3339, to_rfc3339
 AUDIT_KEY: Final = "audit_key"  # the name of the server secret
 NOTE_CHARACTERS_MAX: Final = 8192  # ours have about 400; room for the signatures of sixteen witnesses
 _ED25519 = b"\x01"  # the signature type of c2sp.org/signed-note
+_PART = "\npart"
 _NO_HASH = bytes(32)  # the head of an empty chain
 _SIZE = re.compile(r"0|[1-9][0-9]{0,17}", re.ASCII)
 _SIGNATURE_LINE = re.compile(r"— ([^\s+]+) ([A-Za-z0-9+/]+={0,2})")
@@ -44,11 +46,13 @@ class Checkpoint:
     size: int
     head: str
     signed_at: int
+    is_part: bool = False  # it was not the head when it was signed
 
     @property
     def text(self) -> str:
         """What is signed."""
-        return f"{self.origin}\n{self.size}\n{base64.b64encode(bytes.fromhex(self.head)).decode()}\ntime {to_rfc3339(self.signed_at)}\n"
+        head, part = base64.b64encode(bytes.fromhex(self.head)).decode(), _PART if self.is_part else ""
+        return f"{self.origin}\n{self.size}\n{head}\ntime {to_rfc3339(self.signed_at)}{part}\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,7 @@ def parse_note(note: str) -> tuple[Checkpoint, list[tuple[str, bytes]]]:
     if len(note) > NOTE_CHARACTERS_MAX:
         raise BadCheckpoint(f"malformed: a checkpoint has at most {NOTE_CHARACTERS_MAX} characters")
     body, separator, signed = note.rpartition("\n\n")
-    lines = body.split("\n")
+    lines = body.removesuffix(_PART).split("\n")
     if not separator or not signed.endswith("\n") or len(lines) != 4:
         raise BadCheckpoint("malformed: a checkpoint is four lines (origin, size, head, time), an empty line, and signature lines")
     name, size, head, time = lines
@@ -140,7 +144,7 @@ def parse_note(note: str) -> tuple[Checkpoint, list[tuple[str, bytes]]]:
         signed_at = from_rfc3339(time.removeprefix("time "))
     except ValueError as error:
         raise BadCheckpoint("malformed: the fourth line must be `time` and an instant of RFC 3339") from error
-    checkpoint = Checkpoint(name, int(size), raw.hex(), signed_at)
+    checkpoint = Checkpoint(name, int(size), raw.hex(), signed_at, is_part=body.endswith(_PART))
     if checkpoint.text != body + "\n":  # a second spelling of the same checkpoint
         raise BadCheckpoint("malformed: the fourth line must be `time` and an instant in UTC with milliseconds")
     return checkpoint, [_parse_signature(line) for line in signed[:-1].split("\n")]
