@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from tests.db.opened import Turned
 from tests.db.test_partitions import as_owner, at, event, names
 from tests.ledger.made import Known, make_known
-from tests.ledger.test_sealer import _set_plan, events, followed, head, issue, sealer_of
+from tests.ledger.test_sealer import events, followed, head, issue, sealer_of
 from tests.serving import settings_for
 
 from agentidp import worker
@@ -88,7 +88,8 @@ def test_a_month_of_which_one_keeps_something_stays_and_the_others_rows_go(tmp_p
     async def work() -> None:
         async with lived(tmp_path, owner_url) as (instance, one, other):
             database = instance.database
-            await database.write(_set_plan, SYSTEM, other, "enterprise")
+            kept = sa.update(organizations).where(organizations.c.organization_id == other.organization_id).values(plan_tier="enterprise")
+            await database.write(lambda tx: tx.run(kept) and None, SYSTEM)
             whole = await database.read(events, SYSTEM, other)
             await worker.forget_history(instance)
             assert "until_2026_11" in await database.read(months, SYSTEM)
