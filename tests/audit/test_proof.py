@@ -1,17 +1,23 @@
 """/audit/verify, /audit/checkpoint and /audit/export over real HTTP on both engines, and that what they give is what an auditor can check."""
 
+import asyncio
+import contextlib
 import json
+import selectors
 import socket
 import time
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 from tests.serving import RunningServer
 from tests.tenants import Tenant, make_tenant
 
+from agentidp.audit.api import _Lines
 from agentidp.audit.exports import check_export
 from agentidp.core import limits
 from agentidp.core.clock import from_rfc3339
+from agentidp.core.turns import Turns
 from agentidp.ledger.checkpoint import open_note, parse_note, parse_verifier_key
 
 AUDIT = "/api/v1/audit"
@@ -128,21 +134,86 @@ def test_nobody_sees_another_organizations_proof(tenant: Tenant, other_tenant: T
 def test_only_so_many_at_once(tenant: Tenant, path: str, turns: str) -> None:
     """The next is told to come again, and is served when one is done."""
     at_once = getattr(tenant.server.instance, turns)
-    taken = [at_once.take() for _ in range(limits.AUDIT_VERIFICATIONS_MAX if path == "verify" else limits.AUDIT_EXPORTS_MAX)]
-
-    async def enter(*, leave: bool = False) -> None:
-        for turn in taken:
-            turn.__exit__(None, None, None) if leave else turn.__enter__()
-
-    tenant.server.await_(enter())
-    try:
-        with tenant.admin.client("audit:read") as client:
-            refused = client.get(f"{AUDIT}/{path}")
-            assert (refused.status_code, refused.json()["code"]) == (503, "SERVICE_UNAVAILABLE")
-            assert refused.headers["retry-after"]
-    finally:
-        tenant.server.await_(enter(leave=True))
+    organizations = [f"another-{number}" for number in range(limits.AUDIT_VERIFICATIONS_MAX if path == "verify" else limits.AUDIT_EXPORTS_MAX)]
+    with taken(tenant.server, at_once, organizations), tenant.admin.client("audit:read") as client:
+        refused = client.get(f"{AUDIT}/{path}")
+        assert (refused.status_code, refused.json()["code"]) == (503, "SERVICE_UNAVAILABLE")
+        assert refused.headers["retry-after"]
     get(tenant, path)
+
+
+@pytest.mark.parametrize(("path", "turns"), [("verify", "audit_verifications"), ("export", "audit_exports")])
+def test_only_so_many_of_one_organization(tenant: Tenant, other_tenant: Tenant, path: str, turns: str) -> None:
+    """It alone is told to wait; the others are served."""
+    mine = [tenant.organization_id] * (limits.AUDIT_VERIFICATIONS_EACH_MAX if path == "verify" else limits.AUDIT_EXPORTS_EACH_MAX)
+    with taken(tenant.server, getattr(tenant.server.instance, turns), mine), tenant.admin.client("audit:read") as client:
+        refused = client.get(f"{AUDIT}/{path}")
+        assert (refused.status_code, refused.json()["code"]) == (429, "RATE_LIMIT_EXCEEDED")
+        assert refused.headers["retry-after"]
+        get(other_tenant, path)
+    get(tenant, path)
+
+
+@contextlib.contextmanager
+def taken(server: RunningServer, turns: Turns, organizations: list[str]) -> Iterator[None]:
+    """A turn for each, until the block ends."""
+    held = contextlib.ExitStack()
+
+    async def take() -> None:
+        for organization_id in organizations:
+            held.enter_context(turns.take(organization_id))
+
+    async def leave() -> None:
+        held.close()
+
+    server.await_(take())
+    try:
+        yield
+    finally:
+        server.await_(leave())
+
+
+class Hastened(selectors.DefaultSelector):
+    """Waits a hundredth of the time that a loop asks for."""
+
+    def select(self, timeout: float | None = None) -> Any:
+        return super().select(timeout / 100 if timeout else timeout)
+
+
+class HastenedLoop(asyncio.SelectorEventLoop):
+    """A hundred seconds of it are a second."""
+
+    def __init__(self) -> None:
+        super().__init__(Hastened())
+
+    def time(self) -> float:
+        return super().time() * 100
+
+
+@pytest.mark.parametrize(
+    ("pieces", "seconds", "count"),
+    [
+        pytest.param(400_000, 40, 1, id="a piece now and then"),
+        pytest.param(0, 120, 0, id="nothing at all"),
+        pytest.param(8 * 1024 * 1024, 20, 5, id="slow, but good enough"),
+    ],
+)
+def test_a_reader_that_takes_too_little_is_cut_off(pieces: int, seconds: float, count: int) -> None:
+    """The test's time runs a hundred times as fast; the bounds are wide enough for that."""
+    sent: list[Any] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            yield b"x" * pieces
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body" and message["more_body"]:
+            await asyncio.sleep(seconds)
+            sent.append(message)
+
+    with asyncio.Runner(loop_factory=HastenedLoop) as runner, contextlib.suppress(TimeoutError):
+        runner.run(_Lines(body()).stream_response(send))
+    assert len(sent) == count
 
 
 def test_a_client_that_goes_away_ends_its_export(own_server: RunningServer) -> None:
@@ -150,14 +221,14 @@ def test_a_client_that_goes_away_ends_its_export(own_server: RunningServer) -> N
     sealed(tenant)
     token = tenant.admin.token("audit:read")
     host, port = own_server.url.removeprefix("http://").split(":")
+    deadline = time.monotonic() + 10
     for _ in range(limits.AUDIT_EXPORTS_MAX + 2):  # each would keep its turn
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(f"GET {AUDIT}/export HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
             assert connection.recv(12) == b"HTTP/1.1 200"
-    deadline = time.monotonic() + 5
-    while own_server.instance.audit_exports._left < limits.AUDIT_EXPORTS_MAX:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+        while own_server.instance.audit_exports._taken:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
     get(tenant, "export")
 
 

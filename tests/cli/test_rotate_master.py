@@ -108,17 +108,31 @@ def test_the_key_of_the_file_is_replaced(instance: dict[str, str], data: Path, a
     assert rotate(agentidp)["done"]
     after = file.read_text()
     assert (len(after.splitlines()), after != before) == (1, True)
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    kept = file.with_name(f"master.key.{key_id_of(before)}")
+    assert kept.read_text() == before
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (file, kept)} == {0o600}
     assert not list(data.glob("*.partial"))
     assert master_keys(agentidp) == {f"master key {key_id_of(after)}"}
     assert rotate(agentidp, "--status")["done"]
     assert file.read_text() == after, "--status only looks"
 
 
+def test_a_backup_from_before_opens_under_the_key_that_was_kept(file: Path, agentidp: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backup = tmp_path / "backup.db"
+    assert agentidp("db", "backup", str(backup))[0] == 0
+    out = agentidp("keys", "rotate-master")[1]
+    [kept] = file.parent.glob("master.key.*")
+    assert f"kept for them: {kept}\n" in out
+    assert agentidp("db", "restore", "--force", str(backup))[0] == 2
+    monkeypatch.setenv("AGENTIDP_MASTER_KEY_PREVIOUS", kept.read_text().strip())
+    assert agentidp("db", "restore", "--force", str(backup))[0] == 0
+
+
 def test_a_file_with_two_keys_is_in_the_middle_of_a_rotation_that_goes_on(instance: dict[str, str], data: Path, agentidp: Command) -> None:
     file = data / "master.key"
     old = file.read_text()
     file.write_text(f"{A}\n{old}")
+    file.with_name(f"master.key.{key_id_of(old)}").write_text(old)  # as far as that it was interrupted
     assert master_keys(agentidp) == {f"master key {key_id_of(old)}"}
     assert not rotate(agentidp, "--status")["done"]
     assert rotate(agentidp)["masterKey"] == f"master key {key_id_of(A)}"

@@ -5,6 +5,7 @@ Others see a commit only after its sync: `synchronous=FULL` on SQLite (tests/fau
 
 import asyncio
 import contextlib
+import sqlite3
 import threading
 import time
 import uuid
@@ -70,11 +71,15 @@ def _sqlite_gate(server: RunningServer, url: str) -> Held:
     is_open, met = threading.Event(), []
     is_open.set()
 
-    @sa.event.listens_for(server.instance.database._writer_engine, "commit")  # type: ignore[attr-defined]
-    def _(_connection: sa.Connection) -> None:
-        if not is_open.is_set():
-            met.append(1)
-        is_open.wait()
+    def trace(statement: str) -> None:  # in whatever thread, as SQLite begins with the statement
+        if statement.startswith("COMMIT"):
+            if not is_open.is_set():
+                met.append(1)
+            is_open.wait()
+
+    @sa.event.listens_for(server.instance.database._writer_engine, "checkout")  # type: ignore[attr-defined]
+    def _(connection: sqlite3.Connection, *_: object) -> None:
+        connection.set_trace_callback(trace)
 
     @contextlib.contextmanager
     def held() -> Iterator[None]:

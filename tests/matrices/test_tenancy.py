@@ -12,7 +12,7 @@ from tests.serving import RunningServer
 from agentidp.auth.guard import ANY_TOKEN
 from agentidp.db.schema import credentials
 
-_VARYING = {"x-request-id", "date", "etag"}
+_VARYING = {"x-request-id", "date", "etag", "x-ratelimit-remaining", "x-ratelimit-reset"}
 
 # caller -> (actor, which token: "needed" scope, all "but" it, "all"; None: no token at all)
 CALLERS = {

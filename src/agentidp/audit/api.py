@@ -123,7 +123,7 @@ async def verify(request: Request, parameters: Annotated[DateParameters, Query()
     """Recompute the hashes of the sealed history and compare it with its head and with every checkpoint kept here."""
     _require_order(parameters)
     instance, dates = instance_of(request), Dates(parameters.from_date, parameters.to_date)
-    with instance.audit_verifications.take():
+    with instance.audit_verifications.take(caller_of(request).organization_id):
         found = await verify_history(instance.database, caller_of(request), instance.audit_key, dates, lambda: _is_connected(request))
     is_empty = found.broken is None and found.to_seq < found.from_seq
     return VerificationResource(
@@ -148,14 +148,20 @@ async def checkpoint(request: Request) -> CheckpointResource:
 
 
 class _Lines(StreamingResponse):
-    """At the pace of its reader, who is cut off when it takes nothing for too long."""
+    """At the pace of its reader, who is cut off when it takes nothing, or too little, for too long."""
 
     media_type = "application/x-ndjson"
 
     async def stream_response(self, send: Send) -> None:
+        seconds_left, clock = float(limits.STREAM_SECONDS_MAX), asyncio.get_running_loop().time
+
         async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(limits.STREAM_SECONDS_MAX):
+            nonlocal seconds_left
+            begun = clock()
+            async with asyncio.timeout_at(begun + seconds_left):
                 await send(message)
+            earned = len(message.get("body", b"")) / limits.STREAM_BYTES_PER_SECOND_MIN
+            seconds_left = min(seconds_left - (clock() - begun) + earned, limits.STREAM_SECONDS_MAX)
 
         await super().stream_response(send_in_time)
 
@@ -193,7 +199,7 @@ async def _is_connected(request: Request) -> bool:
 
 
 async def _export(instance: Instance, caller: Caller, dates: Dates) -> AsyncIterator[bytes]:
-    with instance.audit_exports.take():
+    with instance.audit_exports.take(caller.organization_id):
         async for lines in export_history(instance.database, caller, instance.audit_key, dates, now=instance.clock()):
             yield lines
 

@@ -39,8 +39,8 @@ class Instance:
     nudge: Nudge = field(default_factory=Nudge)  # to the sealer
     stripe: object | None = None  # a `billing.stripe.Stripe`, which stands above this floor; None where nothing is sold
     limits_noted: Seldom = field(default_factory=lambda: Seldom(limits.LIMIT_NOTE_MS, limits.LIMIT_NOTES_MAX))  # by organization and limit of its plan
-    audit_verifications: Turns = field(default_factory=lambda: Turns(limits.AUDIT_VERIFICATIONS_MAX))
-    audit_exports: Turns = field(default_factory=lambda: Turns(limits.AUDIT_EXPORTS_MAX))
+    audit_verifications: Turns = field(default_factory=lambda: Turns(limits.AUDIT_VERIFICATIONS_MAX, limits.AUDIT_VERIFICATIONS_EACH_MAX))
+    audit_exports: Turns = field(default_factory=lambda: Turns(limits.AUDIT_EXPORTS_MAX, limits.AUDIT_EXPORTS_EACH_MAX))
 
 
 def instance_of(request: Request) -> Instance:

@@ -3,6 +3,7 @@
 Knows no database: `data_keys` stores what is wrapped.
 """
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -116,10 +117,18 @@ def begin_file_rotation(settings: Settings) -> None:
             replace_private_file(path, f"{new_master_key()}\n{keys[0]}\n")
 
 
-def end_file_rotation(settings: Settings) -> None:
-    """Forget the earlier key in the file: nothing is under it any more."""
-    if path := _rotating_file(settings):
-        replace_private_file(path, _keys_in(path)[0] + "\n")
+def end_file_rotation(settings: Settings) -> Path | None:
+    """Take the earlier key out of the file: nothing is under it any more, except in backups. Returns where it is kept for those, None where there was none."""
+    if (path := _rotating_file(settings)) is None:
+        return None
+    current, *earlier = _keys_in(path)
+    kept = None
+    for key in earlier:
+        kept = path.with_name(f"{path.name}.{key_id_of(key)}")
+        with contextlib.suppress(FileExistsError), private_file(kept) as file:  # else it was interrupted right after this
+            file.write(key + "\n")
+    replace_private_file(path, current + "\n")
+    return kept
 
 
 def _rotating_file(settings: Settings) -> Path | None:

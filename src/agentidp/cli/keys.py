@@ -3,6 +3,7 @@
 import asyncio
 import json as json_module
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from cyclopts import App, Parameter
@@ -133,8 +134,8 @@ def rotate_master(
     """Bring everything under the master key that the settings name; may be interrupted and run again.
 
     Before that, set AGENTIDP_MASTER_KEY to a fresh key and AGENTIDP_MASTER_KEY_PREVIOUS to the one before, or the AGENTIDP_VAULT__…
-    settings beside the old key, for every process. Where the master key is a file in the data folder, this makes the fresh one.
-    On SQLite, stop the server first.
+    settings beside the old key, for every process. Where the master key is a file in the data folder, this makes the fresh one, and keeps
+    the one before it in a file beside it: backups from before the rotation open under that one only. On SQLite, stop the server first.
 
     For example:
 
@@ -142,9 +143,9 @@ def rotate_master(
         agentidp keys rotate-master --status
     """
 
-    async def work(instance: Instance, caller: Caller) -> tuple[str, list[Held], list[Held], int]:
+    async def work(instance: Instance, caller: Caller) -> tuple[str, list[Held], list[Held], int, Path | None]:
         settings, database = instance.settings, instance.database
-        resealed = 0
+        resealed, kept = 0, None
         if not status:
             begin_file_rotation(settings)
         master_keys = load_master_keys(settings)
@@ -154,10 +155,10 @@ def rotate_master(
         held = await database.read(list_held, caller)
         others = [row for row in held if not master_keys.current.holds(row.master_key)]
         if not status and not others:
-            end_file_rotation(settings)
-        return master_keys.current.name, held, others, resealed
+            kept = end_file_rotation(settings)
+        return master_keys.current.name, held, others, resealed, kept
 
-    name, held, others, resealed = _with_instance(config, work)
+    name, held, others, resealed, kept = _with_instance(config, work)
     if json:
         rows = [{"column": row.column, "dataKey": row.data_key, "masterKey": row.master_key, "count": row.count} for row in held]
         print(json_module.dumps({"masterKey": name, "done": not others, "resealed": resealed, "held": rows}))
@@ -167,4 +168,6 @@ def rotate_master(
     if others:
         print(f"Not everything is under {name}: keep the master key before it, and run this without --status.")
         return
-    print(f"Everything is under {name}; no other master key is needed any more." + (f" Sealed anew: {resealed}." if resealed else ""))
+    print(f"Everything is under {name}; only backups from before need another master key." + (f" Sealed anew: {resealed}." if resealed else ""))
+    if kept is not None:
+        print(f"The one before it is kept for them: {kept}")

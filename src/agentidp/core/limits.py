@@ -66,8 +66,11 @@ AUDIT_LINKS_MAX: Final = 1_000  # sealed events read at once: a few milliseconds
 AUDIT_RANGE_EDGE_MAX: Final = 1_000  # events at either end of a range of dates whose order is not taken for granted
 AUDIT_VERIFICATIONS_MAX: Final = 2  # at once in a process: each keeps a core busy; 503 above
 AUDIT_EXPORTS_MAX: Final = 8  # at once in a process, each at the pace of its reader; 503 above
+AUDIT_VERIFICATIONS_EACH_MAX: Final = 1  # at once for one organization: the others' turns are theirs; 429 above
+AUDIT_EXPORTS_EACH_MAX: Final = 2  # the same: a long one, and one of a few days beside it
 AUDIT_LINE_BYTES_MAX: Final = 1024 * 1024  # of an export; events have about 600
-STREAM_SECONDS_MAX: Final = 60  # a reader that does not take the next piece of a stream for so long is cut off
+STREAM_SECONDS_MAX: Final = 60  # a reader that lets a stream wait for so long is cut off
+STREAM_BYTES_PER_SECOND_MIN: Final = 256 * 1024  # what it takes makes good for a wait at this pace: a million events hold a turn for 40 minutes at most
 TIMESTAMP_MS_MAX: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z, the end of RFC 3339
 
 LIMIT_NOTE_MS: Final = 60_000  # refusals at one limit of one organization leave an audit event this often in a process
