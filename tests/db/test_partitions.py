@@ -11,9 +11,10 @@ from typing import Any
 import asyncpg
 import pytest
 import sqlalchemy as sa
+from tests.db.logins import as_login, drop_login, make_login
 from tests.db.opened import Turned, opened, with_database
 from tests.db.test_migrations import drop_everything
-from tests.db.test_walls import OURS, THEIRS, _as, _drop_login, _make_login, on, plausible, refused
+from tests.db.test_walls import OURS, THEIRS, on, plausible, refused
 
 from agentidp.core.caller import SYSTEM, Caller
 from agentidp.core.errors import Unavailable
@@ -50,11 +51,11 @@ def as_owner(database_url: str) -> Iterator[str]:
     login = f"login_{uuid.uuid4().hex[:8]}"
     on(database_url, upgrade)  # makes the roles
     on(database_url, drop_everything)
-    on(database_url, lambda connection: _make_login(connection, login, sa.make_url(database_url).database))
+    on(database_url, lambda connection: make_login(connection, login, sa.make_url(database_url).database))
     try:
-        yield _as(database_url, login)
+        yield as_login(database_url, login)
     finally:
-        on(database_url, lambda connection: _drop_login(connection, login))
+        on(database_url, lambda connection: drop_login(connection, login))
 
 
 @pytest.fixture
