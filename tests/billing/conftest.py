@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.billing.shop import Shop, open_shop
+from tests.conftest import fresh_postgres_database
 from tests.fakes.fake_stripe import FakeStripe, serving_stripe
 from tests.serving import FakeClock, RunningServer, settings_for, stripe_settings
 from tests.tenants import Tenant, make_tenant, selling_server
@@ -45,7 +47,14 @@ def visit(database_url: str, tmp_path: Path, fake: FakeStripe, clock: FakeClock)
 
 
 @pytest.fixture(scope="session")
-def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[RunningServer, FakeStripe]]]:
+def databases() -> Iterator[ExitStack]:
+    """Those of the stores, which outlive their servers."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def stores(databases: ExitStack) -> Iterator[dict[str, tuple[RunningServer, FakeStripe]]]:
     """A server with a Stripe of its own, for each engine: tests make it fail."""
     running: dict[str, tuple[RunningServer, FakeStripe]] = {}
     with serving_stripe(FakeStripe()) as one, serving_stripe(FakeStripe()) as other:
@@ -66,9 +75,11 @@ def till(engine: str, stores: dict[str, tuple[RunningServer, FakeStripe]]) -> It
 
 
 @pytest.fixture
-def store(engine: str, stores: dict[str, Any], till: FakeStripe, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> RunningServer:
+def store(
+    engine: str, stores: dict[str, Any], databases: ExitStack, till: FakeStripe, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> RunningServer:
     if stores[engine][0] is None:
-        url = request.getfixturevalue("postgres") if engine == "postgresql" else None
+        url = databases.enter_context(fresh_postgres_database(request.getfixturevalue("postgres"))) if engine == "postgresql" else None
         stripe = stripe_settings(till, webhook_secret_previous=OTHER_SECRET)
         settings = settings_for(tmp_path_factory.mktemp(engine), url, stripe=stripe, billing={"allowed_origins": ["https://app.example.com"]})
         stores[engine] = (selling_server(settings), till)

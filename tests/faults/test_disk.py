@@ -46,21 +46,25 @@ def test_a_full_disk_is_told_and_got_over(tmp_path: Path, amount: Callable[[int,
     table(times_full=len(recoveries), acknowledged=load.count(), lost=0, refused=refused, phantom=phantom, slowest_recovery=slowest)
 
 
-@pytest.mark.parametrize(("moment", "told"), [("begin", Unavailable), ("commit", OutcomeUnknown)])
+@pytest.mark.parametrize(("moment", "told"), [("BEGIN", Unavailable), ("COMMIT", OutcomeUnknown)])
 def test_only_a_failed_commit_leaves_the_outcome_open(tmp_path: Path, moment: str, told: type[Unavailable]) -> None:
     async def work(database: Database) -> None:
         known = await make_known(database)
 
-        def fail(_: sa.Connection) -> None:
-            raise sqlite3.OperationalError("disk I/O error")
+        is_failing = True
 
-        writer = database._writer_engine  # type: ignore[attr-defined]
-        sa.event.listen(writer, moment, fail)
+        def authorize(action: int, statement: str | None, *_: object) -> int:  # asked by SQLite itself, whoever sends the statement
+            return sqlite3.SQLITE_DENY if is_failing and (action, statement) == (sqlite3.SQLITE_TRANSACTION, moment) else sqlite3.SQLITE_OK
+
+        @sa.event.listens_for(database._writer_engine, "checkout")  # type: ignore[attr-defined]
+        def _(connection: sqlite3.Connection, *_: object) -> None:
+            connection.set_authorizer(authorize)
+
         for attempt in (database.append(Entry(known.snapshot)), database.write(slugs, NOBODY)):
             with pytest.raises(Unavailable) as caught:
                 await attempt
             assert type(caught.value) is told
-        sa.event.remove(writer, moment, fail)
+        is_failing = False
         await database.append(Entry(known.snapshot))
         assert len(await database.write(slugs, NOBODY)) == 1
 
