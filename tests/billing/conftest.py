@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +46,7 @@ def visit(database_url: str, tmp_path: Path, fake: FakeStripe, clock: FakeClock)
 
 
 @pytest.fixture(scope="session")
-def databases() -> Iterator[ExitStack]:
-    """Those of the stores, which outlive their servers."""
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture(scope="session")
-def stores(databases: ExitStack) -> Iterator[dict[str, tuple[RunningServer, FakeStripe]]]:
+def stores() -> Iterator[dict[str, tuple[RunningServer, FakeStripe]]]:
     """A server with a Stripe of its own, for each engine: tests make it fail."""
     running: dict[str, tuple[RunningServer, FakeStripe]] = {}
     with serving_stripe(FakeStripe()) as one, serving_stripe(FakeStripe()) as other:
@@ -75,11 +67,10 @@ def till(engine: str, stores: dict[str, tuple[RunningServer, FakeStripe]]) -> It
 
 
 @pytest.fixture
-def store(
-    engine: str, stores: dict[str, Any], databases: ExitStack, till: FakeStripe, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> RunningServer:
+def store(engine: str, stores: dict[str, Any], till: FakeStripe, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> RunningServer:
     if stores[engine][0] is None:
-        url = databases.enter_context(fresh_postgres_database(request.getfixturevalue("postgres"))) if engine == "postgresql" else None
+        # a database of its own, which goes with the cluster
+        url = fresh_postgres_database(request.getfixturevalue("postgres")).__enter__() if engine == "postgresql" else None
         stripe = stripe_settings(till, webhook_secret_previous=OTHER_SECRET)
         settings = settings_for(tmp_path_factory.mktemp(engine), url, stripe=stripe, billing={"allowed_origins": ["https://app.example.com"]})
         stores[engine] = (selling_server(settings), till)
