@@ -93,11 +93,13 @@ async def _set_up_once(instance: Instance) -> FirstCredential | None:
             instance.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             first = await instance.database.write(_set_up, SYSTEM, instance, path)
             organization_id = first.organization_id
-        put_in_place(_waiting(path, organization_id), path)
+        waiting = _waiting(path, organization_id)
+        try:
+            put_in_place(waiting, path)
+        except FileExistsError as error:
+            raise WrongSettings(f"{path}: belongs to another database; move it away, the one of this database is {waiting}") from error
     except AlreadySetUp:
         return None
-    except FileExistsError as error:
-        raise WrongSettings(f"{path}: belongs to another database; move it away, the one of this database is {_waiting(path, organization_id)}") from error
     except OSError as error:
         raise WrongSettings(f"data_dir: {error}") from error
     return first
@@ -115,5 +117,5 @@ def _set_up(tx: Tx, instance: Instance, path: Path) -> FirstCredential:
     return first
 
 
-def _waiting(path: Path, organization_id: str | None) -> Path:
+def _waiting(path: Path, organization_id: str) -> Path:
     return path.with_name(f"{path.name}.{organization_id}")
