@@ -81,8 +81,8 @@ def export(
             file.write(piece)
             end = (end + piece)[-2 * NOTE_CHARACTERS_MAX :]
         file.flush()
-    if not end.endswith(b"\n") or b'\n{"checkpoint":' not in b"\n" + end:
-        raise Problem("the export was cut on its way; run the command again")
+        if not end.endswith(b"\n") or b'\n{"checkpoint":' not in b"\n" + end:  # no file is left of it
+            raise Problem("the export was cut on its way; run the command again")
 
 
 @app.command
