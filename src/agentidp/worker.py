@@ -32,7 +32,8 @@ _WEEK_MS = 7 * 24 * 3600 * 1000
 async def running(instance: Instance) -> AsyncIterator[None]:
     """Keep house and seal until the block ends."""
     metrics = instance.metrics
-    sealer = ChainSealer(instance.database, instance.clock, instance.nudge, metrics.unsealed_seconds.set, lambda: metrics.chain_integrity.set(0))
+    observe = (metrics.unsealed_seconds.set, lambda: metrics.chain_integrity.set(0))
+    sealer = ChainSealer(instance.database, instance.clock, instance.nudge, *observe, instance.sealed.tell)
     tasks = [asyncio.create_task(_every(seconds, work, instance)) for seconds, work in _ROUNDS]
     tasks.append(asyncio.create_task(sealer.run()))
     if isinstance(instance.stripe, Stripe):

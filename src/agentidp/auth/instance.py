@@ -15,6 +15,7 @@ from agentidp.core.secrets import Sealer
 from agentidp.core.seldom import Seldom
 from agentidp.core.turns import Turns
 from agentidp.db.unit import Database
+from agentidp.ledger.following import Sealed
 from agentidp.ledger.heads import AuditKey
 from agentidp.ledger.ledger import Ledger
 from agentidp.ledger.nudge import Nudge
@@ -37,6 +38,7 @@ class Instance:
     operator_organization_id: str = ""
     audit_key: AuditKey = field(default_factory=AuditKey)
     nudge: Nudge = field(default_factory=Nudge)  # to the sealer
+    sealed: Sealed = field(default_factory=Sealed)  # from the sealer, to those who pass events on
     stripe: object | None = None  # a `billing.stripe.Stripe`, which stands above this floor; None where nothing is sold
     limits_noted: Seldom = field(default_factory=lambda: Seldom(limits.LIMIT_NOTE_MS, limits.LIMIT_NOTES_MAX))  # by organization and limit of its plan
     audit_verifications: Turns = field(default_factory=lambda: Turns(limits.AUDIT_VERIFICATIONS_MAX, limits.AUDIT_VERIFICATIONS_EACH_MAX))

@@ -115,6 +115,11 @@ PARTITIONS_AHEAD: Final = 2  # months beyond this one that have their partition:
 PARTITION_LOCK_MS: Final = 500  # so long those who write wait behind a partition that is being attached or dropped
 PARTITIONS_INTERVAL_SECONDS: Final = 3600.0  # whether a month is missing is looked at this often
 
+# Events that are passed on --------------------------------------------------------------------
+FOLLOWED_ORGANIZATIONS_MAX: Final = 50  # looked at in one round of a follower; the next round takes up the others
+FOLLOWED_EVENTS_MAX: Final = 500  # of one organization's history looked at in one read: a millisecond or two
+FOLLOW_POLL_SECONDS: Final = 0.5  # what other processes sealed is looked for this often
+
 # Analytics ----------------------------------------------------------------------------------
 ANALYTICS_DAYS_MAX: Final = 90  # api.md section 7; a page of agents reads up to 18,000 rows
 ANALYTICS_DAYS_DEFAULT: Final = 30  # a month, near enough: api.md section 7

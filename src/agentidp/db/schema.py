@@ -287,6 +287,17 @@ audit_checkpoints = sa.Table(
     sa.Index("ix_audit_checkpoints_signed_at", "organization_id", "signed_at"),
 )
 
+# owner: ledger. How far into each organization's history those have come who pass its events on: see `ledger.following`.
+# `moved_at` never goes back, whatever the clocks of the processes say.
+audit_followers = sa.Table(
+    "audit_followers",
+    metadata,
+    sa.Column("organization_id", Id, primary_key=True),
+    sa.Column("follower", sa.String(16), primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("moved_at", Instant, nullable=False),
+)
+
 # owner: billing. Who an organization is at Stripe, and what it has paid for as far as the newest look there told; `plan_tier` is what that look granted.
 # Looks are numbered when they begin: `looks` have begun, up to `look_applied` they have been applied. `look_at`: when to look without being told to.
 billing_customers = sa.Table(
@@ -350,4 +361,88 @@ billing_reports = sa.Table(
     sa.Column("meter", sa.String(32), primary_key=True),
     sa.Column("count", sa.BigInteger, nullable=False),
     sa.Column("reported_at", Instant, nullable=False),
+)
+
+# owner: webhooks. Where an organization wants to be told what happens; `events` are the types that it wants, as words. A deleted one stays until its
+# deliveries are gone.
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    _organization_key(),
+    sa.Column("webhook_id", Id, primary_key=True),
+    sa.Column("name", sa.String(100), nullable=False),
+    sa.Column("url", sa.String(2048), nullable=False),
+    sa.Column("events", sa.Text, nullable=False),
+    sa.Column("is_active", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Column("disabled_reason", sa.String(16)),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+    sa.Column("deleted_at", Instant),
+)
+
+# owner: webhooks. What deliveries to a webhook are signed with, the newest first; each other one until `valid_until`.
+webhook_secrets = sa.Table(
+    "webhook_secrets",
+    metadata,
+    _organization_key(),
+    sa.Column("webhook_id", Id, primary_key=True),
+    sa.Column("secret_id", Id, primary_key=True),
+    sa.Column("sealed_secret", sa.Text, nullable=False),
+    sa.Column("valid_until", Instant),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+# owner: webhooks. How a webhook's receiver does, and which process is at its deliveries: see `webhooks.queues`. `due_at` is when somebody has to look at
+# it next, null when nothing waits; however much waits for a receiver that is dead, it is one row here.
+webhook_queues = sa.Table(
+    "webhook_queues",
+    metadata,
+    _organization_key(),
+    sa.Column("webhook_id", Id, primary_key=True),
+    sa.Column("due_at", Instant),
+    sa.Column("lease_owner", Id),
+    sa.Column("lease_until", Instant, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("failing_since", Instant),
+    sa.Column("paused_until", Instant, nullable=False),
+    sa.Column("last_delivery_at", Instant),
+    sa.Index("ix_webhook_queues_due_at", "due_at"),
+)
+
+# owner: webhooks. An event on its way to a webhook, and what became of it. It has a next attempt until it is delivered or given up; `history` has an
+# object for each attempt, `attempts` counts those since it was last asked for.
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    sa.Column("organization_id", Id, primary_key=True),
+    sa.Column("delivery_id", Id, primary_key=True),
+    sa.Column("webhook_id", Id, nullable=False),
+    sa.Column("event_id", Id, nullable=False),
+    sa.Column("event_type", sa.String(64), nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("status", sa.String(16), sa.CheckConstraint("status IN ('pending', 'delivered', 'failed', 'dead_letter')", name="status"), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("history", Json, nullable=False),
+    sa.Column("response_body", sa.Text),
+    sa.Column("next_attempt_at", Instant),
+    sa.Column("asked_at", Instant, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("completed_at", Instant),
+    sa.Index("ix_webhook_deliveries_webhook", "organization_id", "webhook_id", "delivery_id"),
+    # what waits, in the order in which it is sent
+    sa.Index(
+        "ix_webhook_deliveries_waiting",
+        *("organization_id", "webhook_id", "next_attempt_at", "seq"),
+        sqlite_where=sa.text("next_attempt_at IS NOT NULL"),
+        postgresql_where=sa.text("next_attempt_at IS NOT NULL"),
+    ),
+    # most are delivered: costs them nothing
+    sa.Index(
+        "ix_webhook_deliveries_undelivered",
+        *("organization_id", "webhook_id", "status", "delivery_id"),
+        sqlite_where=sa.text("status <> 'delivered'"),
+        postgresql_where=sa.text("status <> 'delivered'"),
+    ),
+    sa.Index("ix_webhook_deliveries_completed_at", "completed_at"),
 )

@@ -40,6 +40,7 @@ _TENANT_RIGHTS = {
     "audit_events": "SELECT, INSERT",
     "audit_heads": "SELECT, UPDATE (checkpoint_size, checkpoint_at)",
     "audit_checkpoints": "SELECT, INSERT",
+    "audit_followers": "SELECT, INSERT, DELETE",
     "instance": "SELECT (operator_organization_id)",
 }
 _SYSTEM_RIGHTS = {

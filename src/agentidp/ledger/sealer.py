@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class ChainSealer:
-    """`observe_lag` is told after each look how old the oldest event found unsealed was, in seconds; `observe_wrong` of each chain that cannot grow."""
+    """`observe_lag` is told after each look how old the oldest event found unsealed was, in seconds; `observe_wrong` of each chain that cannot grow; `on_sealed` of each round that sealed something."""
 
     def __init__(
         self,
@@ -31,9 +31,10 @@ class ChainSealer:
         nudge: Nudge,
         observe_lag: Callable[[float], None] = lambda _: None,
         observe_wrong: Callable[[], None] = lambda: None,
+        on_sealed: Callable[[], None] = lambda: None,
     ) -> None:
         self._database, self._clock, self._nudge = database, clock, nudge
-        self._observe_lag, self._observe_wrong = observe_lag, observe_wrong
+        self._observe_lag, self._observe_wrong, self._on_sealed = observe_lag, observe_wrong, on_sealed
         self.sealer_id = new_id(clock())
 
     async def run(self) -> None:
@@ -47,7 +48,8 @@ class ChainSealer:
                     await asyncio.sleep(pause)
                 started = time.monotonic()
                 try:
-                    await self.seal_all()
+                    if await self.seal_all():
+                        self._on_sealed()
                 except Problem as problem:
                     log.warning("sealing has to wait", extra={"reason": problem.detail})
                     await asyncio.sleep(limits.SEAL_POLL_SECONDS)
