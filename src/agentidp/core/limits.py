@@ -120,6 +120,29 @@ FOLLOWED_ORGANIZATIONS_MAX: Final = 50  # looked at in one round of a follower; 
 FOLLOWED_EVENTS_MAX: Final = 500  # of one organization's history looked at in one read: a millisecond or two
 FOLLOW_POLL_SECONDS: Final = 0.5  # what other processes sealed is looked for this often
 
+# Webhooks -----------------------------------------------------------------------------------
+WEBHOOKS_PER_ORGANIZATION_MAX: Final = 50  # each event is written once for each webhook that wants it
+WEBHOOK_SECRETS_MAX: Final = 5  # that sign at once: a rotation a day for a while, or a few in a hurry; the oldest one ends then
+WEBHOOK_SECRET_BYTES: Final = 32  # Standard Webhooks: between 24 and 64
+WEBHOOK_OVERLAP_MS: Final = 24 * 3600 * 1000  # api.md section 11: how long the secret before a rotation goes on signing
+WEBHOOK_FAN_OUT_ROWS: Final = 500  # deliveries written in one transaction: a few milliseconds of the writer
+WEBHOOK_READ_MAX: Final = 64  # deliveries of one webhook read at once, with bodies of about 700 bytes
+WEBHOOK_BACKLOG: Final = 16  # when so many are due, the receiver does not keep up with one after the other
+WEBHOOK_CONCURRENT_EACH: Final = 8  # requests under way at once to such a receiver; then their order is lost
+WEBHOOK_LANES_MAX: Final = 128  # receivers that one process sends to at once
+WEBHOOK_FAILING_LANES_MAX: Final = 64  # the same for those whose last attempt failed: however many of them hang, they take nobody's place
+WEBHOOK_LEASE_MS: Final = 30_000  # a process that has died holds a webhook for so long; an attempt takes 20 s at most
+WEBHOOK_LEASE_LEFT_MS: Final = 22_000  # an attempt begins with so much of the lease left, or renews it first
+WEBHOOK_END_SECONDS: Final = 5.0  # what is being sent when a process ends gets this long; then it is sent again by another
+WEBHOOK_RESPONSE_BYTES: Final = 2048  # of an answer that are kept
+WEBHOOK_HISTORY_MAX: Final = 20  # attempts of a delivery that are remembered: two rounds of ten
+WEBHOOK_RETRY_AFTER_SECONDS_MAX: Final = 43_200  # what a receiver may ask for: the longest of our own pauses
+WEBHOOK_FAILURES_BEFORE_PAUSE: Final = 5  # in a row; then the receiver is asked less and less often, whatever waits for it
+WEBHOOK_PAUSE_MS_MAX: Final = 60_000  # the longest time between two attempts at such a receiver
+WEBHOOK_EXPIRES_MS: Final = 26 * 3600 * 1000  # what is undelivered then is given up: ten attempts take 23 hours
+WEBHOOK_FAILING_MS_MAX: Final = 3 * 24 * 3600 * 1000  # without any success; then the webhook is disabled
+WEBHOOK_DELIVERIES_KEPT_MS: Final = 30 * 24 * 3600 * 1000  # after they were delivered or given up
+
 # Analytics ----------------------------------------------------------------------------------
 ANALYTICS_DAYS_MAX: Final = 90  # api.md section 7; a page of agents reads up to 18,000 rows
 ANALYTICS_DAYS_DEFAULT: Final = 30  # a month, near enough: api.md section 7

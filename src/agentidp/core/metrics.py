@@ -24,6 +24,11 @@ class Metrics:
         self.pool_waiting = Gauge("agentidp_db_pool_waiting_requests", "Units of work waiting for the database", registry=registry)
         self.credentials_expiring = Gauge("agentidp_credentials_expiring_soon", "Active credentials that expire within 7 days", registry=registry)
         self.billing_events_parked = Gauge("agentidp_billing_events_parked", "Events of Stripe that were given up after too many attempts", registry=registry)
+        self.webhook_deliveries = Counter("agentidp_webhook_deliveries", "Attempts to deliver to a webhook, by what came of it", ["outcome"], registry=registry)
+        for outcome in ("delivered", "failed", "dead_letter"):
+            self.webhook_deliveries.labels(outcome)
+        self.webhook_dead_letters = Gauge("agentidp_webhook_dead_letters", "Deliveries to webhooks that were given up, as long as they are kept", registry=registry)
+        self.webhook_lag_seconds = Gauge("agentidp_webhook_lag_seconds", "How long the oldest delivery that is due has waited for this", registry=registry)
         self.rate_limit_hits = Counter(
             "agentidp_rate_limit_hits", "Requests refused for their rate, by whose: client, login, source", ["kind"], registry=registry
         )
