@@ -37,6 +37,7 @@ from agentidp.organizations import api as organizations
 from agentidp.start import Started, start
 from agentidp.tiers import api as tiers
 from agentidp.tokens import api as tokens
+from agentidp.webhooks import api as webhooks
 
 ROUTERS: tuple[APIRouter, ...] = (
     agents.router,
@@ -46,6 +47,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     organizations.router,
     audit.router,
     analytics.router,
+    webhooks.router,
     tiers.router,
     tiers.upgrade_router,
     billing.router,
@@ -130,6 +132,7 @@ class Edge:
                 self._on_start(started)
                 yield started.instance
         finally:
+            await started.instance.outgoing.close()
             await started.instance.rates.close()
             await started.instance.database.close()
 

@@ -23,6 +23,8 @@ from agentidp.ledger.retention import Cut, begin_at, drop, find_cuts, find_forgo
 from agentidp.ledger.sealer import ChainSealer
 from agentidp.ledger.sealing import FIRST_ID
 from agentidp.tokens.actions import sweep_revoked_tokens
+from agentidp.webhooks import queues
+from agentidp.webhooks.dispatch import Dispatcher
 
 log = logging.getLogger(__name__)
 _WEEK_MS = 7 * 24 * 3600 * 1000
@@ -36,6 +38,7 @@ async def running(instance: Instance) -> AsyncIterator[None]:
     sealer = ChainSealer(instance.database, instance.clock, instance.nudge, *observe, instance.sealed.tell)
     tasks = [asyncio.create_task(_every(seconds, work, instance)) for seconds, work in _ROUNDS]
     tasks.append(asyncio.create_task(sealer.run()))
+    tasks.append(asyncio.create_task(Dispatcher(instance).run()))
     if isinstance(instance.stripe, Stripe):
         biller = Biller(instance, instance.stripe)
         tasks += [asyncio.create_task(biller.run()), asyncio.create_task(_every(limits.BILLING_INTERVAL_SECONDS, lambda _: biller.keep_books(), instance))]
@@ -107,6 +110,15 @@ async def _cuts(instance: Instance) -> AsyncIterator[Sequence[Cut]]:
         yield cuts
 
 
+async def watch_webhooks(instance: Instance) -> None:
+    """How far deliveries are behind, and how many were given up; old ones are forgotten."""
+    while await instance.database.write(queues.sweep, SYSTEM) >= limits.SWEEP_ROWS_MAX:
+        pass
+    metrics, oldest = instance.metrics, await instance.database.read(queues.oldest_due, SYSTEM)
+    metrics.webhook_lag_seconds.set(0 if oldest is None else (instance.clock() - oldest) / 1000)
+    metrics.webhook_dead_letters.set(await instance.database.read(queues.count_dead_letters, SYSTEM))
+
+
 async def prepare_months(instance: Instance) -> None:
     """The partitions of the history that will be needed next."""
     await instance.database.write(partitions.prepare_months, SYSTEM)
@@ -117,6 +129,7 @@ _ROUNDS: tuple[tuple[float, Callable[[Instance], Awaitable[None]]], ...] = (
     (limits.SWEEP_INTERVAL_SECONDS, keep_house),
     (limits.CHECKPOINT_INTERVAL_SECONDS, sign_chains),
     (limits.RETENTION_INTERVAL_SECONDS, forget_history),
+    (limits.WEBHOOK_WATCH_SECONDS, watch_webhooks),
     (limits.PARTITIONS_INTERVAL_SECONDS, prepare_months),
 )
 

@@ -17,15 +17,15 @@ from agentidp.webhooks.rules import Attempt, Delivery, parse_retry_after
 _USER_AGENT = f"AgentIdP-Webhooks/{__version__}"
 
 
-async def attempt(outgoing: Outgoing, clock: Clock, url: str, secrets: Sequence[str], delivery: Delivery) -> Attempt:
-    """Send the delivery once. Whatever happens is an Attempt."""
+async def attempt(outgoing: Outgoing, clock: Clock, url: str, secrets: Sequence[str], delivery: Delivery) -> Attempt | None:
+    """Send the delivery once. Whatever happens is an Attempt; None when there was no turn for it, since too many requests go there at once."""
     at, begun = clock(), asyncio.get_running_loop().time()
     try:
         answer = await outgoing.request("POST", url, headers=signed_headers(delivery, secrets, at), body=delivery.body.encode())
     except Blocked as blocked:
         return Attempt(at, _ms(begun), error=f"blocked_{blocked.reason}"[:64])
     except Unreachable as error:
-        return Attempt(at, _ms(begun), error=error.kind)
+        return None if error.kind == "busy" else Attempt(at, _ms(begun), error=error.kind)
     text = answer.body[: limits.WEBHOOK_RESPONSE_BYTES].decode(errors="replace").replace("\x00", "\ufffd")
     retry_after = parse_retry_after(answer.headers.get("retry-after"))
     return Attempt(at, _ms(begun), answer.status, None if 200 <= answer.status < 300 else "status", text, retry_after)

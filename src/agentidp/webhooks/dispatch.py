@@ -153,6 +153,9 @@ class Dispatcher:
             if self._is_ending or lane.paused_until > now or (stops_at and lane.failures >= stops_at) or not await self._keep(lane):
                 break
             done = await attempt(self._instance.outgoing, self._clock, receiver.url, receiver.secrets, delivery)
+            if done is None:
+                lane.paused_until = self._clock() + limits.WEBHOOK_BUSY_MS
+                break
             lane.observe(done, self._pace)
             recorded.append(self._record(lane, result_of(delivery, done, self._pace, self._jitter())))
             if reason := self._end_of(lane, done):
