@@ -27,7 +27,9 @@ class Metrics:
         self.webhook_deliveries = Counter("agentidp_webhook_deliveries", "Attempts to deliver to a webhook, by what came of it", ["outcome"], registry=registry)
         for outcome in ("delivered", "failed", "dead_letter"):
             self.webhook_deliveries.labels(outcome)
-        self.webhook_dead_letters = Gauge("agentidp_webhook_dead_letters", "Deliveries to webhooks that were given up, as long as they are kept", registry=registry)
+        self.webhook_dead_letters = Gauge(
+            "agentidp_webhook_dead_letters", "Deliveries to webhooks that were given up, as long as they are kept", registry=registry
+        )
         self.webhook_lag_seconds = Gauge("agentidp_webhook_lag_seconds", "How long the oldest delivery that is due has waited for this", registry=registry)
         self.outgoing_blocked = Counter("agentidp_outgoing_blocked", "Requests not sent because their address is not a public one", registry=registry)
         self.rate_limit_hits = Counter(

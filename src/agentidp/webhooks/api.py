@@ -19,6 +19,7 @@ from agentidp.core.resources import ABSENT, LINE, UNIQUE_SCHEMA, InstantOut, Pag
 from agentidp.db.paging import page_request
 from agentidp.webhooks import actions, queries
 from agentidp.webhooks.rules import (
+    EVENT_TYPES,
     Delivery,
     DeliveryNotFound,
     DeliveryStatus,
@@ -76,7 +77,7 @@ def _sorted(events: list[EventType]) -> list[EventType]:
     return sorted(events)
 
 
-Events = Annotated[list[EventType], Field(min_length=1, max_length=len(EventType.__args__), json_schema_extra=UNIQUE_SCHEMA), Unique, AfterValidator(_sorted)]  # type: ignore[attr-defined]
+Events = Annotated[list[EventType], Field(min_length=1, max_length=len(EVENT_TYPES), json_schema_extra=UNIQUE_SCHEMA), Unique, AfterValidator(_sorted)]
 
 
 class WebhookRequest(RequestBody):
@@ -164,8 +165,8 @@ def _without_body(delivery: Delivery) -> DeliveryResource:
 @router.post("", status_code=201, operation_id="createWebhook", **secured(_WRITE, ForbiddenAddress, TooManyWebhooks, body=True))
 async def create(request: Request, response: Response, body: WebhookRequest) -> WebhookWithSecret:
     """Create a webhook. It is told what happens from now on, signed with the secret in this answer."""
-    values = {"name": body.name, "url": _checked(request, body.url), "events": tuple(body.events)}
-    return _shown_once(response, await write(request, actions.create_webhook, instance_of(request).sealer, **values))
+    sealer, url, events = instance_of(request).sealer, _checked(request, body.url), tuple(body.events)
+    return _shown_once(response, await write(request, actions.create_webhook, sealer, name=body.name, url=url, events=events))
 
 
 @router.get("", operation_id="listWebhooks", **secured(_READ))
@@ -213,9 +214,7 @@ async def test(request: Request, webhook_id: WebhookPath) -> DeliveryResource:
 
 
 @router.get("/{webhookId}/deliveries", operation_id="listDeliveries", **secured(_READ, WebhookNotFound))
-async def list_deliveries(
-    request: Request, webhook_id: WebhookPath, parameters: Annotated[DeliveryListParameters, Query()]
-) -> Page[DeliveryResource]:
+async def list_deliveries(request: Request, webhook_id: WebhookPath, parameters: Annotated[DeliveryListParameters, Query()]) -> Page[DeliveryResource]:
     """List what was sent to the webhook and what waits for it, newest first; kept for 30 days after it ended."""
     wanted = page_request(parameters.limit, parameters.page, parameters.cursor)
     page = await read(request, queries.list_deliveries, webhook_id, parameters.status, wanted)

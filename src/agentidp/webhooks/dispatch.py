@@ -202,4 +202,3 @@ class Dispatcher:
                         future.set_result(None) if error is None else future.set_exception(error)
         finally:
             self._recorder = None
-

@@ -95,8 +95,8 @@ def put_down(tx: Tx, found: Sequence[Wanted]) -> int:
         queues += [{"of": one.begin.organization_id, "which": webhook_id, "at": due_at} for webhook_id in touched]
     if rows:
         tx.connection.execute(sa.insert(webhook_deliveries), rows)
-        at, queue = sa.bindparam("at", type_=sa.BigInteger), webhook_queues.c
-        at = sa.case((queue.paused_until > at, queue.paused_until), else_=at)
+        put_down_at, queue = sa.bindparam("at", type_=sa.BigInteger), webhook_queues.c
+        at = sa.case((queue.paused_until > put_down_at, queue.paused_until), else_=put_down_at)
         sooner = sa.case((queue.due_at < at, queue.due_at), else_=at)
         which = sa.and_(queue.organization_id == sa.bindparam("of"), queue.webhook_id == sa.bindparam("which"))
         tx.connection.execute(sa.update(webhook_queues).where(which).values(due_at=sooner), queues)
