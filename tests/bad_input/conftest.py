@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from tests.bad_input.operations import Operation
 from tests.serving import RunningServer
 from tests.tenants import Tenant, TestAgent, make_tenant
+from tests.webhooks.made import make_webhook
 
 from agentidp.auth.scopes import SCOPES
 from agentidp.core.caller import SYSTEM
@@ -79,6 +80,6 @@ def target(server: RunningServer, _targets: dict[str, Target]) -> Target:
             credential = client.get(f"/api/v1/agents/{agent.agent_id}/credentials").json()["data"][0]
             event = client.get("/api/v1/audit").json()["data"][0]
         ids = {"agentId": agent.agent_id, "credentialId": credential["credentialId"], "eventId": event["eventId"]}
-        ids |= {"orgId": tenant.organization_id}
+        ids |= {"orgId": tenant.organization_id, **make_webhook(server, tenant.organization_id)}
         _targets[server.url] = Target(server, tenant, agent, tenant.agent(*SCOPES).token(" ".join(SCOPES)), ids, server.client())
     return _targets[server.url]

@@ -142,13 +142,13 @@ class _Connection(asyncio.Protocol):
     def _answer(self, behaviour: Behaviour, status: int) -> None:
         if status == -1:
             self._transport.abort()
-        elif status == -2:  # noqa: PLR2004 - see Behaviour
+        elif status == -2:
             self._transport.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
             self._transport.close()
         elif status:
             length = 10**10 if behaviour.endless else len(behaviour.body)
             head = [f"HTTP/1.1 {status} X", f"content-length: {length}", *(f"{name}: {value}" for name, value in behaviour.headers.items())]
-            if 200 <= status < 300:  # noqa: PLR2004 - a success
+            if 200 <= status < 300:
                 self._receiver.answered[self._headers.get("webhook-id", "")] += 1
             self._transport.write("\r\n".join([*head, "", ""]).encode() + behaviour.body)
 

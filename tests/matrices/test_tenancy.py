@@ -118,7 +118,7 @@ def test_foreign_inner_id_reads_like_an_unknown_one(world: World, operation: Ope
     """One's own outer object and somebody else's inner one, of the other tenant and of the same."""
     token, admin = world.token("foreign administrator", None), world.actors["foreign administrator"]
     outer, inner = operation.parameters[:2]
-    own = {outer: admin.agent_id}
+    own = {outer: {"agentId": admin.agent_id, "webhookId": world.webhook_of_away()}[outer]}
     foreign = world.request(operation, own | {inner: world.target()[inner]}, token)
     assert (foreign.status_code, foreign.json()["code"]) == (404, operation.not_found(inner))
     unknown = world.request(operation, own | {inner: unknown_target()[inner]}, token)

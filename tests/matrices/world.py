@@ -12,6 +12,7 @@ from tests.fakes.stripe_webhooks import event_body, signature
 from tests.matrices.declared import Operation
 from tests.serving import RunningServer
 from tests.tenants import ALL_SCOPES, Tenant, TestAgent, make_administrator, make_customer, make_tenant, registration
+from tests.webhooks.made import drop_webhook, make_webhook
 
 from agentidp.agents.actions import update_agent
 from agentidp.core.caller import SYSTEM, Caller
@@ -19,18 +20,24 @@ from agentidp.db.schema import (
     agent_activity,
     audit_checkpoints,
     audit_events,
+    audit_followers,
     audit_heads,
     credential_uses,
     credentials,
     hourly_tokens,
     metadata,
     usage_counters,
+    webhook_deliveries,
+    webhook_queues,
 )
 from agentidp.db.unit import Tx
 
 Rows = dict[str, frozenset[tuple[Any, ...]]]
 # every call leaves its mark there, some of it a moment later
-_LEDGER = {audit_events, audit_heads, audit_checkpoints, usage_counters, agent_activity, hourly_tokens, credential_uses}
+_LEDGER = {audit_events, audit_heads, audit_checkpoints, audit_followers, usage_counters, agent_activity, hourly_tokens, credential_uses, webhook_queues}
+# what the dispatcher does to a delivery in its own time
+_OF_THE_DISPATCHER = {webhook_deliveries: {"status", "attempts", "history", "response_body", "next_attempt_at", "completed_at"}}
+_WEBHOOKS_KEPT = 10
 
 
 @dataclass
@@ -41,6 +48,7 @@ class World:
     home: Tenant = field(init=False)
     away: Tenant = field(init=False)
     tokens: dict[tuple[str, str | None], str] = field(default_factory=dict)
+    webhooks: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.home, self.away = make_tenant(self.server), make_tenant(self.server)
@@ -71,7 +79,14 @@ class World:
         agent = self.home.agent("agents:write")
         (credential,) = self.rows_of(credentials, agent, "credential_id")
         (event,) = self.rows_of(audit_events, agent, "event_id", action="credential.generated", target_id=credential)
-        return {"agentId": agent.agent_id, "credentialId": credential, "eventId": event}
+        webhook = make_webhook(self.server, self.home.organization_id)
+        self.webhooks.append(webhook["webhookId"])
+        if len(self.webhooks) > _WEBHOOKS_KEPT:  # an organization may have so many only
+            drop_webhook(self.server, self.home.organization_id, self.webhooks.pop(0))
+        return {"agentId": agent.agent_id, "credentialId": credential, "eventId": event, **webhook}
+
+    def webhook_of_away(self) -> str:
+        return make_webhook(self.server, self.away.organization_id)["webhookId"]
 
     def rows_of(self, table: sa.Table, agent: TestAgent, column: str, **equal: str) -> list[str]:
         query = sa.select(table.c[column]).where(table.c.organization_id == self.home.organization_id)
@@ -114,7 +129,7 @@ def signed_event(server: RunningServer) -> tuple[dict[str, bytes], dict[str, str
 
 
 def unknown_target() -> dict[str, str]:
-    return {name: str(uuid.uuid4()) for name in ("agentId", "credentialId", "eventId")}
+    return {name: str(uuid.uuid4()) for name in ("agentId", "credentialId", "eventId", "webhookId", "deliveryId")}
 
 
 def sample_body(server: RunningServer, operation: Operation) -> Any:
@@ -133,7 +148,7 @@ def _rows(tx: Tx) -> Rows:
     for table in metadata.sorted_tables:
         if table in _LEDGER:
             continue
-        query = sa.select(table)
+        query = sa.select(*(column for column in table.c if column.name not in _OF_THE_DISPATCHER.get(table, ())))
         if "organization_id" in table.c:
             query = query.where(table.c.organization_id == tx.caller.organization_id)
         rows[table.name] = frozenset(tuple(str(value) for value in row) for row in tx.all(query))

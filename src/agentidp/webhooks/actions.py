@@ -1,6 +1,7 @@
 """Creating webhooks, changing and deleting them, their secrets, and what somebody asks to be delivered. Sends nothing: see `dispatch`."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
@@ -61,7 +62,7 @@ def update_webhook(tx: Tx, webhook_id: str, patch: dict[str, object]) -> Webhook
         columns["events"] = " ".join(sorted(events))
     if isinstance(active := changed.get("active"), bool):
         columns |= {"is_active": active, "disabled_reason": None if active else "by_request"}
-    tx.run(sa.update(webhooks).where(*_mine(tx, webhooks, webhook_id)).values(**columns, updated_at=tx.now))
+    _change(tx, webhook_id, **columns)
     if changed.keys() & {"url", "active"}:
         _begin_anew(tx, webhook_id)
     tx.record("webhook.updated", "webhook", webhook_id, fields=sorted(changed))
@@ -69,10 +70,13 @@ def update_webhook(tx: Tx, webhook_id: str, patch: dict[str, object]) -> Webhook
 
 
 def disable_webhook(tx: Tx, webhook_id: str, reason: DisabledReason) -> bool:
-    """On behalf of its receiver, which is gone or fails for days; what waits for it is given up. Returns whether it was active."""
-    active = sa.and_(*_mine(tx, webhooks, webhook_id), webhooks.c.is_active)
-    if tx.run(sa.update(webhooks).where(active).values(is_active=False, disabled_reason=reason, updated_at=tx.now)).rowcount != 1:
+    """On behalf of its receiver, which is gone or fails for days; what waits for it is given up. Returns whether it was active.
+
+    Raises WebhookNotFound.
+    """
+    if not lock_webhook(tx, webhook_id).active:
         return False
+    _change(tx, webhook_id, is_active=False, disabled_reason=reason)
     tx.record("webhook.disabled", "webhook", webhook_id, reason=reason)
     return True
 
@@ -81,8 +85,8 @@ def delete_webhook(tx: Tx, webhook_id: str) -> None:
     """For good; its deliveries go after it. Raises WebhookNotFound."""
     _lock_organization(tx)
     lock_webhook(tx, webhook_id)
-    tx.run(sa.update(webhooks).where(*_mine(tx, webhooks, webhook_id)).values(deleted_at=tx.now, is_active=False))
-    tx.run(sa.delete(webhook_secrets).where(*_mine(tx, webhook_secrets, webhook_id)))
+    _change(tx, webhook_id, deleted_at=tx.now, is_active=False)
+    _end_secrets(tx, webhook_id, but=())
     _begin_anew(tx, webhook_id)
     if not count_webhooks(tx):
         unfollow(tx, FOLLOWER)
@@ -92,12 +96,11 @@ def delete_webhook(tx: Tx, webhook_id: str) -> None:
 def rotate_secret(tx: Tx, webhook_id: str, sealer: Sealer) -> WithSecret:
     """A new secret signs from now on, beside the one before it for a day. Raises WebhookNotFound."""
     webhook = lock_webhook(tx, webhook_id)
-    secrets = webhook_secrets.c
-    last = sa.and_(*_mine(tx, webhook_secrets, webhook_id), secrets.valid_until.is_(None))
-    tx.run(sa.update(webhook_secrets).where(last).values(valid_until=tx.now + limits.WEBHOOK_OVERLAP_MS))
-    kept = sa.select(secrets.secret_id).where(*_mine(tx, webhook_secrets, webhook_id), secrets.valid_until > tx.now)
-    newest = [row.secret_id for row in tx.all(kept.order_by(secrets.secret_id.desc()).limit(limits.WEBHOOK_SECRETS_MAX - 1))]
-    tx.run(sa.delete(webhook_secrets).where(*_mine(tx, webhook_secrets, webhook_id), secrets.secret_id.not_in(newest)))
+    secret = webhook_secrets.c
+    mine = sa.and_(secret.organization_id == tx.caller.organization_id, secret.webhook_id == webhook_id)
+    tx.run(sa.update(webhook_secrets).where(mine, secret.valid_until.is_(None)).values(valid_until=tx.now + limits.WEBHOOK_OVERLAP_MS))
+    newest = sa.select(secret.secret_id).where(mine, secret.valid_until > tx.now).order_by(secret.secret_id.desc())
+    _end_secrets(tx, webhook_id, but=[row.secret_id for row in tx.all(newest.limit(limits.WEBHOOK_SECRETS_MAX - 1))])
     fresh = _new_secret(tx, sealer, webhook_id)
     tx.record("webhook.secret_rotated", "webhook", webhook_id)
     return WithSecret(webhook, fresh)
@@ -158,15 +161,26 @@ def _new_secret(tx: Tx, sealer: Sealer, webhook_id: str) -> str:
     return secret_text(raw)
 
 
+def _end_secrets(tx: Tx, webhook_id: str, *, but: Sequence[str]) -> None:
+    secret = webhook_secrets.c
+    mine = sa.and_(secret.organization_id == tx.caller.organization_id, secret.webhook_id == webhook_id)
+    tx.run(sa.delete(webhook_secrets).where(mine, secret.secret_id.not_in(but)))
+
+
+def _change(tx: Tx, webhook_id: str, **columns: object) -> None:
+    mine = sa.and_(webhooks.c.organization_id == tx.caller.organization_id, webhooks.c.webhook_id == webhook_id)
+    tx.run(sa.update(webhooks).where(mine).values(**columns, updated_at=tx.now))
+
+
 def _begin_anew(tx: Tx, webhook_id: str) -> None:
     """The receiver's failures are forgotten, and whoever is at the queue looks at the webhook again before the next attempt."""
-    fresh = {"failures": 0, "failing_since": None, "paused_until": 0, "due_at": tx.now, "lease_owner": None, "lease_until": 0}
-    tx.run(sa.update(webhook_queues).where(*_mine(tx, webhook_queues, webhook_id)).values(**fresh))
+    _make_due(tx, webhook_id, failures=0, failing_since=None, paused_until=0, lease_owner=None, lease_until=0)
 
 
-def _make_due(tx: Tx, webhook_id: str) -> None:
-    """Somebody asks for an attempt now, however the receiver does."""
-    tx.run(sa.update(webhook_queues).where(*_mine(tx, webhook_queues, webhook_id)).values(due_at=tx.now))
+def _make_due(tx: Tx, webhook_id: str, **columns: object) -> None:
+    """Somebody asks for a look at the queue now, however the receiver does."""
+    mine = sa.and_(webhook_queues.c.organization_id == tx.caller.organization_id, webhook_queues.c.webhook_id == webhook_id)
+    tx.run(sa.update(webhook_queues).where(mine).values(due_at=tx.now, **columns))
 
 
 def _require_active(webhook: Webhook) -> None:
@@ -177,7 +191,3 @@ def _require_active(webhook: Webhook) -> None:
 def _lock_organization(tx: Tx) -> None:
     """Webhooks of one organization come and go one after the other."""
     tx.one(sa.select(organizations.c.organization_id).where(organizations.c.organization_id == tx.caller.organization_id).with_for_update())
-
-
-def _mine(tx: Tx, table: sa.Table, webhook_id: str) -> tuple[sa.ColumnElement[bool], ...]:
-    return table.c.organization_id == tx.caller.organization_id, table.c.webhook_id == webhook_id

@@ -85,7 +85,7 @@ class WebhookRequest(RequestBody):
 
     name: Name
     url: Url
-    events: Events = Field(examples=[["agent.created", "agent.suspended"]])
+    events: Events = Field(examples=[["tier.upgraded", "tier.downgraded"]])
 
 
 class WebhookPatch(RequestBody):

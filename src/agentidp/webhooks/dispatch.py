@@ -20,7 +20,7 @@ from agentidp.webhooks import queues
 from agentidp.webhooks.actions import disable_webhook
 from agentidp.webhooks.delivery import attempt
 from agentidp.webhooks.queues import Lane, Receiver
-from agentidp.webhooks.rules import Attempt, Delivery, DisabledReason, Pace, Result, result_of
+from agentidp.webhooks.rules import Attempt, Delivery, DisabledReason, Pace, Result, WebhookNotFound, result_of
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,8 @@ class Dispatcher:
             lane.observe(done, self._pace)
             recorded.append(self._record(lane, result_of(delivery, done, self._pace, self._jitter())))
             if reason := self._end_of(lane, done):
-                await self._database.write(disable_webhook, Caller(lane.organization_id), lane.webhook_id, reason)
+                with contextlib.suppress(WebhookNotFound):  # deleted meanwhile
+                    await self._database.write(disable_webhook, Caller(lane.organization_id), lane.webhook_id, reason)
                 break
         await asyncio.gather(*recorded)
 

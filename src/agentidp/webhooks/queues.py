@@ -134,19 +134,18 @@ def claim(tx: Tx, lease_owner: str, pace: Pace, *, healthy: int, failing: int) -
 def keep(tx: Tx, lane: Lane, pace: Pace) -> int | None:
     """Renew the lease. Returns until when, None when it is somebody else's."""
     until = tx.now + pace.lease
-    return until if tx.run(sa.update(webhook_queues).where(*_held(lane)).values(lease_until=until)).rowcount == 1 else None
+    return until if _change(tx, lane, lease_until=until) else None
 
 
 def release(tx: Tx, lane: Lane) -> None:
     """Give the lease back; the queue is due again when the next attempt is, but not while its receiver is left alone."""
-    if tx.run(sa.update(webhook_queues).where(*_held(lane)).values(lease_owner=None, lease_until=0)).rowcount != 1:
+    if not _change(tx, lane, lease_until=0):
         return
     # Asked now that the row is held: whoever puts something down waits for this to end, and makes it due.
     of = webhook_deliveries.c
     waiting = sa.and_(of.organization_id == lane.organization_id, of.webhook_id == lane.webhook_id, of.next_attempt_at.is_not(None))
     due_at = tx.connection.scalar(sa.select(sa.func.min(of.next_attempt_at)).where(waiting))
-    which = sa.and_(webhook_queues.c.organization_id == lane.organization_id, webhook_queues.c.webhook_id == lane.webhook_id)
-    tx.run(sa.update(webhook_queues).where(which).values(due_at=None if due_at is None else max(due_at, lane.paused_until)))
+    _change(tx, lane, lease_owner=None, due_at=None if due_at is None else max(due_at, lane.paused_until))
 
 
 def look(tx: Tx, lane: Lane, sealer: Sealer) -> Receiver:
@@ -196,7 +195,7 @@ def record(tx: Tx, results: Sequence[Result], lanes: Sequence[Lane]) -> None:
         values: dict[str, Any] = {"failures": lane.failures, "failing_since": lane.failing_since, "paused_until": lane.paused_until}
         if not lane.failures:
             values["last_delivery_at"] = tx.now
-        tx.run(sa.update(webhook_queues).where(*_held(lane)).values(**values))
+        _change(tx, lane, **values)
 
 
 def give_up(tx: Tx, lane: Lane, reason: str) -> int:
@@ -214,7 +213,7 @@ def give_up(tx: Tx, lane: Lane, reason: str) -> int:
 
 
 def sweep(tx: Tx) -> int:
-    """Forget deliveries that ended long ago, and those of webhooks that were deleted, a bounded number. Returns how many."""
+    """Forget deliveries that ended long ago, and webhooks that were deleted with theirs, a bounded number. Returns how many."""
     of, hook = webhook_deliveries.c, webhooks.c
     old = sa.select(of.organization_id, of.delivery_id).where(of.completed_at <= tx.now - limits.WEBHOOK_DELIVERIES_KEPT_MS)
     gone = (
@@ -223,7 +222,12 @@ def sweep(tx: Tx) -> int:
         .where(hook.deleted_at.is_not(None), of.next_attempt_at.is_(None))
     )
     key = sa.tuple_(of.organization_id, of.delivery_id)
-    swept = (tx.run(sa.delete(webhook_deliveries).where(key.in_(found.limit(limits.SWEEP_ROWS_MAX)))).rowcount for found in (old, gone))
+    swept = [tx.run(sa.delete(webhook_deliveries).where(key.in_(found.limit(limits.SWEEP_ROWS_MAX)))).rowcount for found in (old, gone)]
+    left = sa.exists().where(of.organization_id == hook.organization_id, of.webhook_id == hook.webhook_id)
+    empty = sa.select(hook.organization_id, hook.webhook_id).where(hook.deleted_at.is_not(None), ~left).limit(limits.SWEEP_ROWS_MAX)
+    ended = [tuple(row) for row in tx.all(empty)]
+    tx.run(sa.delete(webhook_queues).where(sa.tuple_(webhook_queues.c.organization_id, webhook_queues.c.webhook_id).in_(ended)))
+    tx.run(sa.delete(webhooks).where(sa.tuple_(hook.organization_id, hook.webhook_id).in_(ended)))
     return max(*swept)
 
 
@@ -247,6 +251,8 @@ def _listening(tx: Tx, organization_id: str) -> Sequence[sa.Row[Any]]:
     return tx.all(query.order_by(hook.webhook_id))
 
 
-def _held(lane: Lane) -> tuple[sa.ColumnElement[bool], ...]:
+def _change(tx: Tx, lane: Lane, **columns: object) -> bool:
+    """Returns whether the lease is still ours."""
     queue = webhook_queues.c
-    return queue.organization_id == lane.organization_id, queue.webhook_id == lane.webhook_id, queue.lease_owner == lane.lease_owner
+    ours = sa.and_(queue.organization_id == lane.organization_id, queue.webhook_id == lane.webhook_id, queue.lease_owner == lane.lease_owner)
+    return tx.run(sa.update(webhook_queues).where(ours).values(**columns)).rowcount == 1
