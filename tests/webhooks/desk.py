@@ -87,7 +87,7 @@ def _deliveries(tx: Tx, webhook_id: str) -> list[Delivery]:
 
 
 @contextlib.asynccontextmanager
-async def open_desk(folder: Path, database_url: str, *, seconds: float = 0.3) -> AsyncIterator[Desk]:
+async def open_desk(folder: Path, database_url: str, *, seconds: float = 10) -> AsyncIterator[Desk]:
     """`seconds` is how long an attempt may take."""
     clock = FakeClock()
     started = await start(settings_for(folder, database_url, webhooks={"allow_loopback": True}), clock)
