@@ -12,7 +12,7 @@ from tests.fakes.fake_peer import OK, FakeAuthority, FakePeer, says
 
 from agentidp.core.addresses import Address, check_url
 from agentidp.core.metrics import Metrics
-from agentidp.core.outgoing import Answer, Blocked, Outgoing, Unreachable
+from agentidp.core.outgoing import Answer, Blocked, Bounds, Outgoing, Unreachable
 
 Run = Callable[[Awaitable[None]], None]
 NAME = "hooks.example.com"
@@ -217,6 +217,24 @@ def test_the_certificate_is_that_of_the_name_in_the_url(case: str, run: Run, tmp
                     await outgoing.request("POST", url)
                 assert unreachable.value.kind == "tls"
                 assert receiver.requests == []
+
+    run(work())
+
+
+def test_nothing_is_left_of_a_connection_that_did_not_come_about(run: Run, tmp_path: Path) -> None:
+    authority = FakeAuthority(tmp_path)
+
+    async def work() -> None:
+        trouble: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: trouble.append(context))
+        async with FakeReceiver(tls=authority.server("other.example.com")) as receiver:
+            bounds = Bounds(kept_seconds=0.01)
+            outgoing = Outgoing(ports={receiver.port}, resolve=Names(["127.0.0.1"]), is_allowed=is_here, ssl_context=authority.client(), bounds=bounds)
+            with pytest.raises(Unreachable):
+                await outgoing.request("GET", url_of(receiver, NAME))
+            await asyncio.sleep(0.05)  # its time would be over
+        assert (outgoing._origins, outgoing._kept) == ({}, {})
+        assert [context for context in trouble if "handshake" not in context["message"]] == []  # the receiver's
 
     run(work())
 

@@ -171,8 +171,9 @@ def test_a_connection_is_kept_for_a_while_only_even_if_it_is_used_all_the_time(r
     async def work() -> None:
         async with FakePeer() as receiver:
             client = outgoing(kept_seconds=0.1)
-            while receiver.connections < 3:
-                await client.request("POST", url_of(receiver), body=b"{}")
+            async with asyncio.timeout(10):
+                while receiver.connections < 3:
+                    await client.request("POST", url_of(receiver), body=b"{}")
             await receiver.until(lambda: receiver.ended == receiver.connections)  # by itself
             assert (client._origins, client._kept) == ({}, {})
 
@@ -215,6 +216,31 @@ def test_a_request_that_met_a_closing_connection_is_sent_once_more(run: Run) -> 
             assert (len(receiver.requests), receiver.connections) == (3, 2)
             assert await failed(client, receiver) == "closed"  # but only once
             assert (len(receiver.requests), receiver.connections) == (5, 3)
+
+    run(work())
+
+
+def test_a_request_is_sent_twice_at_most_however_many_connections_are_kept(run: Run) -> None:
+    async def work() -> None:
+        is_open = asyncio.Event()
+
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await is_open.wait()
+            if len(receiver.requests) > 3:
+                writer.close()
+            else:
+                writer.write(OK)
+
+        async with FakeReceiver(answer) as receiver:
+            client = outgoing()
+            tasks = [asyncio.create_task(client.request("POST", url_of(receiver))) for _ in range(3)]
+            await receiver.until(lambda: len(receiver.requests) == 3)
+            is_open.set()
+            await asyncio.gather(*tasks)
+            assert len(client._kept) == 3
+            assert await failed(client, receiver) == "closed"
+            assert len(receiver.requests) == 5
+            await client.close()
 
     run(work())
 

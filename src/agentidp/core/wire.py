@@ -81,7 +81,6 @@ class Wire(asyncio.Protocol):
         self._waiting: asyncio.Future[None] | None = None
         self._is_paused = self._is_ended = self._is_broken = self._is_read_out = self._is_old = False
         self._is_idle, self._is_kept = True, False
-        self._expiry = asyncio.get_running_loop().call_later(bounds.kept_seconds, self._expire)
 
     @property
     def is_reusable(self) -> bool:
@@ -168,6 +167,7 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are of no class of asyncio
+        self._expiry = asyncio.get_running_loop().call_later(self._bounds.kept_seconds, self._expire)
 
     def data_received(self, data: bytes) -> None:
         if self._is_idle:  # nobody has asked
