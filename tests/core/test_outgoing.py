@@ -227,7 +227,7 @@ def test_nothing_is_left_of_a_connection_that_did_not_come_about(run: Run, tmp_p
     async def work() -> None:
         trouble: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: trouble.append(context))
-        async with FakeReceiver(tls=authority.server("other.example.com")) as receiver:
+        async with FakePeer(tls=authority.server("other.example.com")) as receiver:
             bounds = Bounds(kept_seconds=0.01)
             outgoing = Outgoing(ports={receiver.port}, resolve=Names(["127.0.0.1"]), is_allowed=is_here, ssl_context=authority.client(), bounds=bounds)
             with pytest.raises(Unreachable):

@@ -231,7 +231,7 @@ def test_a_request_is_sent_twice_at_most_however_many_connections_are_kept(run: 
             else:
                 writer.write(OK)
 
-        async with FakeReceiver(answer) as receiver:
+        async with FakePeer(answer) as receiver:
             client = outgoing()
             tasks = [asyncio.create_task(client.request("POST", url_of(receiver))) for _ in range(3)]
             await receiver.until(lambda: len(receiver.requests) == 3)
