@@ -38,7 +38,8 @@ Status = Literal["healthy", "degraded", "unreachable"]
 _REPORT: dict[str, Any] = {"status": "degraded", "version": __version__, "uptimeSeconds": 86400}
 _DEGRADED = {"application/json": {"examples": {"degraded": {"value": _REPORT | {"services": {"database": "degraded"}}}}}}
 _SERVICE = {"status": "unreachable", "latencyMs": 0.4, "version": "SQLite 3.50.4"}
-_UNREACHABLE = {"application/json": {"examples": {"unreachable": {"value": _REPORT | {"services": {"database": _SERVICE}}}}}}
+_DETAILS = {"services": {"database": _SERVICE}, "parkedBillingEvents": 0, "webhooks": {"lagSeconds": 0, "deadLetters": 0}}
+_UNREACHABLE = {"application/json": {"examples": {"unreachable": {"value": _REPORT | _DETAILS}}}}
 
 
 class Probe:

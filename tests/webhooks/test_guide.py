@@ -14,7 +14,7 @@ GUIDE = (ROOT / "docs" / "guides" / "webhooks.md").read_text("utf-8")
 @pytest.mark.parametrize("path", ["python/receiver.py", "typescript/receiver.ts"])
 def test_it_shows_the_receivers_that_are_tested(path: str) -> None:
     example = (ROOT / "docs" / "guides" / "receivers" / path).read_text("utf-8")
-    assert f"```{path.split('/')[0]}\n{example}```\n" in GUIDE
+    assert f"```{path.split('/', maxsplit=1)[0]}\n{example}```\n" in GUIDE
 
 
 def test_it_names_every_event() -> None:
