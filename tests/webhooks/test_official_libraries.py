@@ -55,7 +55,8 @@ def typescript(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(f"the TypeScript receiver needs node 20 or later, this is {version.strip()}")
     folder = tmp_path_factory.mktemp("npm") / "typescript"
     shutil.copytree(RECEIVERS / "typescript", folder, ignore=shutil.ignore_patterns("node_modules", "*.js"))
-    installed = subprocess.run([npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    install = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=30000"]
+    installed = subprocess.run(install, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
     if reason := next((word for word in UNREACHED if word in installed.stderr), None):
         pytest.skip(f"the TypeScript receiver needs a package registry: {reason}")
     assert installed.returncode == 0, installed.stderr
