@@ -38,7 +38,8 @@ Status = Literal["healthy", "degraded", "unreachable"]
 _REPORT: dict[str, Any] = {"status": "degraded", "version": __version__, "uptimeSeconds": 86400}
 _DEGRADED = {"application/json": {"examples": {"degraded": {"value": _REPORT | {"services": {"database": "degraded"}}}}}}
 _SERVICE = {"status": "unreachable", "latencyMs": 0.4, "version": "SQLite 3.50.4"}
-_UNREACHABLE = {"application/json": {"examples": {"unreachable": {"value": _REPORT | {"services": {"database": _SERVICE}}}}}}
+_DETAILS = {"services": {"database": _SERVICE}, "parkedBillingEvents": 0, "webhooks": {"lagSeconds": 0, "deadLetters": 0}}
+_UNREACHABLE = {"application/json": {"examples": {"unreachable": {"value": _REPORT | _DETAILS}}}}
 
 
 class Probe:
@@ -116,6 +117,15 @@ class ServiceHealth(BaseModel):
     version: str
 
 
+class WebhooksHealth(BaseModel):
+    """All organizations' webhooks together, as last looked at."""
+
+    lagSeconds: float = Field(  # noqa: N815 - the name on the wire
+        description=f"How long the oldest delivery that is due has waited. Beyond {limits.WEBHOOK_LAG_SECONDS_MAX} the server does not keep up, and is degraded."
+    )
+    deadLetters: int = Field(description="Deliveries that were given up, as long as they are kept: their organizations' matter.")  # noqa: N815 - as above
+
+
 class DetailedHealth(BaseModel):
     """Every dependency."""
 
@@ -124,6 +134,7 @@ class DetailedHealth(BaseModel):
     uptimeSeconds: int  # noqa: N815 - the name on the wire
     services: dict[str, ServiceHealth]
     parkedBillingEvents: int = Field(0, description="Events of Stripe that were given up; sending one again from Stripe's dashboard revives it.")  # noqa: N815 - as above
+    webhooks: WebhooksHealth
 
 
 @router.get(
@@ -164,15 +175,18 @@ async def detailed(request: Request) -> Response:
     await _require_local_or_operator(request)
     instance, probe = instance_of(request), _probe(request)
     status = probe.status()
-    parked = int(instance.metrics.registry.get_sample_value("agentidp_billing_events_parked") or 0)
+    parked = int(_sample(instance, "agentidp_billing_events_parked"))
+    lag_seconds = _sample(instance, "agentidp_webhook_lag_seconds")
+    is_behind = parked > 0 or lag_seconds > limits.WEBHOOK_LAG_SECONDS_MAX
     body = {
-        "status": "ok" if status == "healthy" and not parked else "degraded",
+        "status": "ok" if status == "healthy" and not is_behind else "degraded",
         "version": __version__,
         "uptimeSeconds": probe.uptime_seconds,
         "services": {"database": {"status": status, "latencyMs": probe.latency_ms, "version": instance.database.version()}},
         "parkedBillingEvents": parked,
+        "webhooks": {"lagSeconds": lag_seconds, "deadLetters": int(_sample(instance, "agentidp_webhook_dead_letters"))},
     }
-    code = {"healthy": 207 if parked else 200, "degraded": 207, "unreachable": 503}[status]
+    code = {"healthy": 207 if is_behind else 200, "degraded": 207, "unreachable": 503}[status]
     return JsonResponse(body, code, headers={"Cache-Control": "no-store"})
 
 
@@ -194,6 +208,10 @@ async def metrics(request: Request) -> Response:
     instance.metrics.pool_active.set(instance.database.active())
     instance.metrics.pool_waiting.set(instance.database.waiting())
     return Response(generate_latest(instance.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST, "Cache-Control": "no-store"})
+
+
+def _sample(instance: Instance, name: str) -> float:
+    return instance.metrics.registry.get_sample_value(name) or 0.0
 
 
 async def _require_local_or_operator(request: Request) -> None:

@@ -16,6 +16,7 @@ import pytest
 from tests.architecture.source import ROOT
 from tests.fakes.fake_stripe import FakeStripe
 from tests.processes import environment, serving
+from tests.serving import free_port
 
 _FENCE = re.compile(r"^```(sh|text|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARK = "\x1e"
@@ -31,16 +32,19 @@ class Step:
     shown: str | None = None
 
 
-def follow(document: str, folder: Path, stripe: FakeStripe | None = None) -> None:
+def follow(document: str, folder: Path, stripe: FakeStripe | None = None, **settings: str) -> None:
     """Serve an empty instance in the folder, one that sells its plans if there is a Stripe, and do there what the document says.
+
+    What the document has listen on port 8000 listens on a free one.
 
     Raises AssertionError where it is not so.
     """
     if not shutil.which("curl"):
         print("skipped: the tour needs curl")
         pytest.skip("curl is missing")
-    with serving(folder, **(_at(stripe) if stripe else {})) as server:
+    with serving(folder, **settings, **(_at(stripe) if stripe else {})) as server:
         text = (ROOT / document).read_text("utf-8").replace("http://127.0.0.1:3000", server.url)
+        text = re.sub(r"\b8000\b", str(free_port()), text)
         if stripe:
             text = text.replace("http://127.0.0.1:12111", stripe.url)
             stripe.on_change = partial(stripe.deliver, f"{server.url}/api/v1/billing/webhook")

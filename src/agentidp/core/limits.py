@@ -143,6 +143,7 @@ WEBHOOK_BUSY_MS: Final = 1_000  # until the next try where too many requests of 
 WEBHOOK_EXPIRES_MS: Final = 26 * 3600 * 1000  # what is undelivered then is given up: ten attempts take 23 hours
 WEBHOOK_FAILING_MS_MAX: Final = 3 * 24 * 3600 * 1000  # without any success; then the webhook is disabled
 WEBHOOK_WATCH_SECONDS: Final = 15.0  # the gauges of webhooks are set this often
+WEBHOOK_LAG_SECONDS_MAX: Final = 300  # that a delivery which is due has waited; beyond it the server does not keep up, and says so in its health
 WEBHOOK_DELIVERIES_KEPT_MS: Final = 30 * 24 * 3600 * 1000  # after they were delivered or given up
 
 # Analytics ----------------------------------------------------------------------------------

@@ -239,9 +239,11 @@ def count_dead_letters(tx: Tx) -> int:
 
 
 def oldest_due(tx: Tx) -> int | None:
-    """Since when the queue that has waited longest is due; of all organizations."""
+    """Since when the queue that has waited longest is due; of all active organizations, since others are not served."""
     queue = webhook_queues.c
-    due_at: int | None = tx.connection.scalar(sa.select(sa.func.min(queue.due_at)).where(queue.due_at <= tx.now, queue.lease_until <= tx.now))
+    of_active = sa.and_(organizations.c.organization_id == queue.organization_id, organizations.c.status == "active")
+    due = sa.select(sa.func.min(queue.due_at)).select_from(webhook_queues.join(organizations, of_active))
+    due_at: int | None = tx.connection.scalar(due.where(queue.due_at <= tx.now, queue.lease_until <= tx.now))
     return due_at
 
 
