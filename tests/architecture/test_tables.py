@@ -21,6 +21,7 @@ UNSCOPED = {
     ("src/agentidp/ledger/sealing.py", "next_unsealed"): "one organization's id after another: whose events the sealer looks at next",
     ("src/agentidp/ledger/sealing.py", "release"): "a sealer's own leases, on whatever chains it has them",
     ("src/agentidp/ledger/following.py", "find_behind"): "where a follower is in the histories of all organizations; nothing of them is read",
+    ("src/agentidp/webhooks/queues.py", "_SERVED"): "the join of those whom the dispatcher serves; its users say which rows",
     ("src/agentidp/webhooks/queues.py", "is_due"): "whether the dispatcher has something to do, for whomever",
     ("src/agentidp/webhooks/queues.py", "sweep"): "housekeeping: forgets what ended long ago and what belongs to deleted webhooks",
     ("src/agentidp/webhooks/queues.py", "count_dead_letters"): "one number over all tenants, without a label, for the operator",

@@ -20,6 +20,9 @@ from agentidp.webhooks.actions import new_delivery
 from agentidp.webhooks.queries import to_delivery
 from agentidp.webhooks.rules import EVENT_TYPES, FOLLOWER, Attempt, Delivery, Pace, Result, history_with, secret_text
 
+# a suspended organization's webhooks wait until it is active again
+_SERVED = webhook_queues.join(organizations, sa.and_(organizations.c.organization_id == webhook_queues.c.organization_id, organizations.c.status == "active"))
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -106,7 +109,7 @@ def put_down(tx: Tx, found: Sequence[Wanted]) -> int:
 def is_due(tx: Tx) -> bool:
     """Whether there is a lease to be had; of all organizations."""
     queue = webhook_queues.c
-    return tx.one(sa.select(queue.webhook_id).where(queue.due_at <= tx.now, queue.lease_until <= tx.now).limit(1)) is not None
+    return tx.one(sa.select(queue.webhook_id).select_from(_SERVED).where(queue.due_at <= tx.now, queue.lease_until <= tx.now).limit(1)) is not None
 
 
 def claim(tx: Tx, lease_owner: str, pace: Pace, *, healthy: int, failing: int) -> list[Lane]:
@@ -114,10 +117,9 @@ def claim(tx: Tx, lease_owner: str, pace: Pace, *, healthy: int, failing: int) -
     lanes = []
     for is_failing, count in ((False, healthy), (True, failing)):
         queue = webhook_queues.c
-        of_active = sa.and_(organizations.c.organization_id == queue.organization_id, organizations.c.status == "active")
         query = (
             sa.select(webhook_queues)
-            .select_from(webhook_queues.join(organizations, of_active))
+            .select_from(_SERVED)
             .where(queue.due_at <= tx.now, queue.lease_until <= tx.now, queue.failures > 0 if is_failing else queue.failures == 0)
             .order_by(queue.due_at)
             .limit(count)
@@ -239,11 +241,10 @@ def count_dead_letters(tx: Tx) -> int:
 
 
 def oldest_due(tx: Tx) -> int | None:
-    """Since when the queue that has waited longest is due; of all active organizations, since others are not served."""
+    """Since when the queue that has waited longest is due; of all organizations, but only where the receiver does not fail: that would be no fault of ours."""
     queue = webhook_queues.c
-    of_active = sa.and_(organizations.c.organization_id == queue.organization_id, organizations.c.status == "active")
-    due = sa.select(sa.func.min(queue.due_at)).select_from(webhook_queues.join(organizations, of_active))
-    due_at: int | None = tx.connection.scalar(due.where(queue.due_at <= tx.now, queue.lease_until <= tx.now))
+    due = sa.select(sa.func.min(queue.due_at)).select_from(_SERVED).where(queue.due_at <= tx.now, queue.lease_until <= tx.now, queue.failures == 0)
+    due_at: int | None = tx.connection.scalar(due)
     return due_at
 
 
