@@ -1,10 +1,12 @@
 """A desk for each test, and a server that may send to loopback, shared by those that need a whole one."""
 
+import contextlib
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import fresh_postgres_database
 from tests.fakes.fake_receiver import FakeReceiver, receiving
 from tests.serving import RunningServer, settings_for
 from tests.webhooks.desk import Desk, at_desk
@@ -27,18 +29,21 @@ def receiver() -> Iterator[FakeReceiver]:
 
 
 @pytest.fixture(scope="session")
-def _sending() -> Iterator[dict[str, RunningServer]]:
+def _sending(folder: Path) -> Iterator[Callable[[str, str | None], RunningServer]]:
     running: dict[str, RunningServer] = {}
-    yield running
-    for server in running.values():
-        server.stop()
+    with contextlib.ExitStack() as stack:
+
+        def server_on(engine: str, postgres: str | None) -> RunningServer:
+            if engine not in running:
+                url = stack.enter_context(fresh_postgres_database(postgres)) if postgres else None
+                running[engine] = RunningServer(settings_for(folder / f"sending-{engine}", url, webhooks={"allow_loopback": True}))
+                stack.callback(running[engine].stop)
+            return running[engine]
+
+        yield server_on
 
 
 @pytest.fixture
-def sending_server(engine: str, _sending: dict[str, RunningServer], folder: Path, request: pytest.FixtureRequest) -> RunningServer:
-    """A server whose worker sends by itself, also to http addresses of this machine."""
-    if engine not in _sending:
-        url = request.getfixturevalue("postgres") if engine == "postgresql" else None
-        url = url.replace("/postgres?", "/template1?") if url else None
-        _sending[engine] = RunningServer(settings_for(folder / f"sending-{engine}", url, webhooks={"allow_loopback": True}))
-    return _sending[engine]
+def sending_server(engine: str, _sending: Callable[[str, str | None], RunningServer], request: pytest.FixtureRequest) -> RunningServer:
+    """A server whose worker sends by itself, also to http addresses of this machine; shared by the tests of an engine."""
+    return _sending(engine, request.getfixturevalue("postgres") if engine == "postgresql" else None)
