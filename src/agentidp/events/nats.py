@@ -63,7 +63,7 @@ class Publisher:
         """Until cancelled. Each failure costs the connection: on one alone, messages arrive in the order in which they were sent."""
         pause = limits.NATS_RETRY_SECONDS
         try:
-            while True:
+            while not _is_cancelled():
                 try:
                     async with self._connected() as client:
                         pause = limits.NATS_RETRY_SECONDS
@@ -79,12 +79,13 @@ class Publisher:
     @contextlib.asynccontextmanager
     async def _connected(self) -> AsyncIterator["Client"]:
         """A connection that does not mend itself: it would lose what it had not sent, and send what comes after."""
-        import nats  # noqa: PLC0415 - only who configures it pays for it
+        from nats.aio.client import Client  # noqa: PLC0415 - only who configures it pays for it
 
         options: dict[str, Any] = {"allow_reconnect": False, "connect_timeout": limits.NATS_CONNECT_SECONDS, "name": "agentidp", "error_cb": _ignore}
-        async with asyncio.timeout(2 * limits.NATS_CONNECT_SECONDS):
-            client = await nats.connect(self._url.split(","), **options)
+        client = Client()
         try:
+            async with asyncio.timeout(2 * limits.NATS_CONNECT_SECONDS):
+                await client.connect(self._url.split(","), **options)
             await self._ensure_stream(client.jetstream())
             await self._measure(client)
             yield client
@@ -107,7 +108,7 @@ class Publisher:
 
     async def _publish(self, client: "Client") -> None:
         js, leads, look_at = client.jetstream(), False, 0.0
-        while True:
+        while not _is_cancelled():
             sealed = self._instance.sealed.next()
             if time.monotonic() >= look_at:
                 leads = await self._database.write(_lead, SYSTEM, self._holder)
@@ -153,7 +154,8 @@ class Publisher:
         started = time.monotonic()
         await client.flush(limits.NATS_ANSWER_SECONDS)
         self.latency_ms = round((time.monotonic() - started) * 1000, 3)
-        self.version = f"NATS {client.connected_server_version}"
+        version = client.connected_server_version
+        self.version = f"NATS {version.major}.{version.minor}.{version.patch}"
         self._set_status("healthy")
 
     def _set_status(self, status: Literal["healthy", "unreachable"]) -> None:
@@ -202,6 +204,12 @@ def _advance(tx: Tx, pieces: Sequence[_Piece]) -> None:
     """Where another process has moved on meanwhile, it has sent the same."""
     for piece in sorted(pieces, key=lambda piece: piece.begin.organization_id):
         advance(tx, FOLLOWER, piece.begin, piece.end)
+
+
+def _is_cancelled() -> bool:
+    """The library waits with `asyncio.wait_for`, which in Python 3.11 may lose a cancellation."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _ignore(_: Exception) -> None:
