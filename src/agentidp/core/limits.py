@@ -130,14 +130,12 @@ EVENT_STREAM_EVENTS_MAX: Final = 10_000  # the largest `limit`; who wants more l
 EVENT_TYPES_CHARACTERS_MAX: Final = 1_000  # of the list in a query: forty names, more than there are
 
 # NATS ---------------------------------------------------------------------------------------
-NATS_CONNECT_SECONDS: Final = 5
+NATS_CONNECT_SECONDS: Final = 5  # of each server; twice as long for all of them
 NATS_ANSWER_SECONDS: Final = 5  # for JetStream to acknowledge; then the connection is given up, and the batch sent again
 NATS_BATCH_EVENTS_MAX: Final = 2_000  # on their way at once, of all organizations: two megabytes
 NATS_RETRY_SECONDS: Final = 0.5  # the first pause after a failure; doubled after each
-NATS_RETRY_SECONDS_MAX: Final = 30.0
-NATS_DUPLICATE_SECONDS: Final = (
-    600  # JetStream remembers the ids of so long, about 100 bytes each: what was stored but not acknowledged is sent again within it
-)
+NATS_RETRY_SECONDS_MAX: Final = 30.0  # so late at most a server that is back is noticed
+NATS_DUPLICATE_SECONDS: Final = 600  # JetStream remembers ids for so long, 100 bytes each: what is sent again within it is dropped
 NATS_LOOK_SECONDS: Final = 2.0  # a lease is renewed, the connection tried and a new organization taken up this often
 
 # Analytics ----------------------------------------------------------------------------------
