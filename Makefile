@@ -43,7 +43,7 @@ docs: .venv/test ## write docs/reference and docs/audit-tampering.md anew from t
 lock: .venv/test ## resolve the lock files anew (hashes, no addresses)
 	$(INSTALL) uv
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra postgres pyproject.toml requirements/build.in -o requirements/run.txt
-	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra postgres --extra redis --extra stripe --group test pyproject.toml requirements/build.in -c requirements/run.txt -o requirements/test.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra nats --extra postgres --extra redis --extra stripe --group test pyproject.toml requirements/build.in -c requirements/run.txt -o requirements/test.txt
 
 clean: ## remove the environment; ./data stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/.work

@@ -32,6 +32,7 @@ from agentidp.core.errors import HeadersTooLarge, Invalid, MethodNotAllowed, Not
 from agentidp.core.http import header_values, index_headers, origin_of, render
 from agentidp.core.ids import new_id
 from agentidp.credentials import api as credentials
+from agentidp.events import api as events
 from agentidp.oidc import api as oidc
 from agentidp.organizations import api as organizations
 from agentidp.start import Started, start
@@ -48,6 +49,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     audit.router,
     analytics.router,
     webhooks.router,
+    events.router,
     tiers.router,
     tiers.upgrade_router,
     billing.router,
@@ -92,7 +94,7 @@ def create_app(
             app,
             allow_origins=settings.cors.origins,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
             expose_headers=["X-Request-Id", "Retry-After", "WWW-Authenticate", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"],
         )
     return app
@@ -135,6 +137,10 @@ class Edge:
             await started.instance.outgoing.close()
             await started.instance.rates.close()
             await started.instance.database.close()
+
+    def end_streams(self) -> None:
+        """What never ends by itself must not hold up the server's end."""
+        self._instance.feed.close()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import sqlalchemy as sa
 from fastapi import APIRouter
@@ -25,6 +25,7 @@ from agentidp.core.errors import Forbidden, TooManyRequests, Unauthenticated
 from agentidp.core.http import JsonResponse, is_local
 from agentidp.core.operations import ALWAYS, error_responses
 from agentidp.db.unit import Tx
+from agentidp.events.nats import Publisher
 
 router = APIRouter(route_class=GuardedRoute)
 
@@ -35,6 +36,7 @@ _LOCAL_OR_OPERATOR = {
     "security": [{}, {"bearer": []}],
 }
 Status = Literal["healthy", "degraded", "unreachable"]
+_SEVERITY = get_args(Status)
 _REPORT: dict[str, Any] = {"status": "degraded", "version": __version__, "uptimeSeconds": 86400}
 _DEGRADED = {"application/json": {"examples": {"degraded": {"value": _REPORT | {"services": {"database": "degraded"}}}}}}
 _SERVICE = {"status": "unreachable", "latencyMs": 0.4, "version": "SQLite 3.50.4"}
@@ -178,15 +180,19 @@ async def detailed(request: Request) -> Response:
     parked = int(_sample(instance, "agentidp_billing_events_parked"))
     lag_seconds = _sample(instance, "agentidp_webhook_lag_seconds")
     is_behind = parked > 0 or lag_seconds > limits.WEBHOOK_LAG_SECONDS_MAX
+    services: dict[str, dict[str, Any]] = {"database": {"status": status, "latencyMs": probe.latency_ms, "version": instance.database.version()}}
+    if isinstance(nats := instance.nats, Publisher):
+        services["nats"] = {"status": nats.status, "latencyMs": nats.latency_ms, "version": nats.version}
+    worst: Status = max((service["status"] for service in services.values()), key=_SEVERITY.index)
     body = {
-        "status": "ok" if status == "healthy" and not is_behind else "degraded",
+        "status": "ok" if worst == "healthy" and not is_behind else "degraded",
         "version": __version__,
         "uptimeSeconds": probe.uptime_seconds,
-        "services": {"database": {"status": status, "latencyMs": probe.latency_ms, "version": instance.database.version()}},
+        "services": services,
         "parkedBillingEvents": parked,
         "webhooks": {"lagSeconds": lag_seconds, "deadLetters": int(_sample(instance, "agentidp_webhook_dead_letters"))},
     }
-    code = {"healthy": 207 if is_behind else 200, "degraded": 207, "unreachable": 503}[status]
+    code = {"healthy": 207 if is_behind else 200, "degraded": 207, "unreachable": 503}[worst]
     return JsonResponse(body, code, headers={"Cache-Control": "no-store"})
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import httptools
 import uvicorn
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -227,9 +228,9 @@ def _received(body: bytes) -> Receive:
 class Server(uvicorn.Server):
     """uvicorn, leaving signals to `serve`, so that a requested end is not an error."""
 
-    def __init__(self, config: uvicorn.Config, on_listening: Callable[[int], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[int], None], on_ending: Callable[[], None]) -> None:
         super().__init__(config)
-        self._on_listening = on_listening
+        self._on_listening, self._on_ending = on_listening, on_ending
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
@@ -244,6 +245,10 @@ class Server(uvicorn.Server):
             gc.collect()
             gc.freeze()  # what is there now stays: the collector need not walk through it under load, for tens of milliseconds each time
             self._on_listening(self.servers[0].sockets[0].getsockname()[1])
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        self._on_ending()
+        await super().shutdown(sockets)
 
 
 def make_server(app: ASGIApp, host: str, port: int, on_listening: Callable[[int], None] = lambda _: None) -> Server:
@@ -264,7 +269,8 @@ def make_server(app: ASGIApp, host: str, port: int, on_listening: Callable[[int]
         limit_concurrency=limits.CONNECTIONS_MAX,
         backlog=_BACKLOG,
     )
-    return Server(config, on_listening)
+    edge = app.app if isinstance(app, CORSMiddleware) else app
+    return Server(config, on_listening, edge.end_streams if isinstance(edge, Edge) else lambda: None)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -24,6 +24,7 @@ from agentidp.core.private_files import private_file, put_in_place
 from agentidp.db.engine import database_url, open_database
 from agentidp.db.migrate import in_transaction, upgrade
 from agentidp.db.unit import Tx
+from agentidp.events.nats import open_nats
 from agentidp.ledger.checkpoint import AUDIT_KEY
 from agentidp.ledger.heads import AuditKey
 from agentidp.ledger.ledger import Ledger
@@ -56,7 +57,7 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
         instance.secret_key = await database.write(ensure_server_secret, SYSTEM, sealer, CLIENT_SECRET_KEY)
         instance.audit_key = AuditKey(settings.issuer, await database.write(ensure_server_secret, SYSTEM, sealer, AUDIT_KEY))
         await database.write(ensure_keys, SYSTEM, sealer, settings.tokens.algorithm)
-        instance.stripe = stripe
+        instance.stripe, instance.nats = stripe, open_nats(instance)
         await instance.keys.reload()
         first = await _set_up_once(instance)
         organization_id = await database.read(find_operator_organization, SYSTEM)

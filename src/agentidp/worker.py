@@ -1,4 +1,4 @@
-"""What has to happen now and then, in the background of a server: fresh keys, due rotations, forgotten revocations, and the audit chains."""
+"""What has to happen now and then, in the background of a server: fresh keys, due rotations, forgotten revocations, the audit chains, and who follows them."""
 
 import asyncio
 import contextlib
@@ -17,6 +17,7 @@ from agentidp.core.errors import Problem, Unavailable
 from agentidp.db import partitions
 from agentidp.db.schema import credentials
 from agentidp.db.unit import Tx
+from agentidp.events.nats import Publisher
 from agentidp.ledger.activity import sweep_activity
 from agentidp.ledger.heads import organizations_to_sign, sign_heads
 from agentidp.ledger.retention import Cut, begin_at, drop, find_cuts, find_forgotten, purge
@@ -42,6 +43,8 @@ async def running(instance: Instance) -> AsyncIterator[None]:
     if isinstance(instance.stripe, Stripe):
         biller = Biller(instance, instance.stripe)
         tasks += [asyncio.create_task(biller.run()), asyncio.create_task(_every(limits.BILLING_INTERVAL_SECONDS, lambda _: biller.keep_books(), instance))]
+    if isinstance(instance.nats, Publisher):
+        tasks.append(asyncio.create_task(instance.nats.run()))
     try:
         yield
     finally:

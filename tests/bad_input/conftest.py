@@ -48,6 +48,8 @@ class Target:
 
     def call(self, operation: Operation, *, path: str | None = None, **options: Any) -> httpx2.Response:
         headers = self.headers(operation) | options.pop("headers", {})
+        if "seconds" in operation.query and path is None:
+            options.setdefault("params", {"seconds": "0"})  # else it goes on
         return self.client.request(operation.method, path or self.path(operation), headers=headers, **options)
 
     def events(self, request_id: str) -> list[Any]:

@@ -1,6 +1,5 @@
 """/audit: the organization's history, and what proves it. No operation changes or deletes an event."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -8,7 +7,6 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BeforeValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Message, Send
 
 from agentidp.audit import queries
 from agentidp.audit.history import export_history, verify_history
@@ -18,6 +16,7 @@ from agentidp.auth.instance import Instance, instance_of
 from agentidp.core import limits
 from agentidp.core.caller import Caller
 from agentidp.core.errors import InvalidDateRange
+from agentidp.core.http import PacedResponse
 from agentidp.core.operations import secured
 from agentidp.core.resources import Filter, InstantIn, InstantOut, Page, PageParameters, QueryParameters, Resource, Uuid, parse_number
 from agentidp.db.paging import page_request
@@ -147,23 +146,8 @@ async def checkpoint(request: Request) -> CheckpointResource:
     return _checkpoint(await write(request, sign_head, key, caller_of(request).organization_id), key)
 
 
-class _Lines(StreamingResponse):
-    """At the pace of its reader, who is cut off when it takes nothing, or too little, for too long."""
-
+class _Lines(PacedResponse):
     media_type = "application/x-ndjson"
-
-    async def stream_response(self, send: Send) -> None:
-        seconds_left, clock = float(limits.STREAM_SECONDS_MAX), asyncio.get_running_loop().time
-
-        async def send_in_time(message: Message) -> None:
-            nonlocal seconds_left
-            begun = clock()
-            async with asyncio.timeout_at(begun + seconds_left):
-                await send(message)
-            earned = len(message.get("body", b"")) / limits.STREAM_BYTES_PER_SECOND_MIN
-            seconds_left = min(seconds_left - (clock() - begun) + earned, limits.STREAM_SECONDS_MAX)
-
-        await super().stream_response(send_in_time)
 
 
 _EXPORT = secured("audit:read", InvalidDateRange)

@@ -16,6 +16,7 @@ from agentidp.core.secrets import Sealer
 from agentidp.core.seldom import Seldom
 from agentidp.core.turns import Turns
 from agentidp.db.unit import Database
+from agentidp.ledger.feed import Feed
 from agentidp.ledger.following import Sealed
 from agentidp.ledger.heads import AuditKey
 from agentidp.ledger.ledger import Ledger
@@ -41,10 +42,16 @@ class Instance:
     audit_key: AuditKey = field(default_factory=AuditKey)
     nudge: Nudge = field(default_factory=Nudge)  # to the sealer
     sealed: Sealed = field(default_factory=Sealed)  # from the sealer, to those who pass events on
+    feed: Feed = field(init=False)  # what is sealed, for streams
+    nats: object | None = None  # an `events.nats.Publisher`, as below; None where nothing is published
     stripe: object | None = None  # a `billing.stripe.Stripe`, which stands above this floor; None where nothing is sold
     limits_noted: Seldom = field(default_factory=lambda: Seldom(limits.LIMIT_NOTE_MS, limits.LIMIT_NOTES_MAX))  # by organization and limit of its plan
     audit_verifications: Turns = field(default_factory=lambda: Turns(limits.AUDIT_VERIFICATIONS_MAX, limits.AUDIT_VERIFICATIONS_EACH_MAX))
     audit_exports: Turns = field(default_factory=lambda: Turns(limits.AUDIT_EXPORTS_MAX, limits.AUDIT_EXPORTS_EACH_MAX))
+    event_streams: Turns = field(default_factory=lambda: Turns(limits.EVENT_STREAMS_MAX, limits.EVENT_STREAMS_EACH_MAX))
+
+    def __post_init__(self) -> None:
+        self.feed = Feed(self.database, self.sealed)
 
 
 def instance_of(request: Request) -> Instance:

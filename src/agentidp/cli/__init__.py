@@ -54,6 +54,7 @@ app.command(
 app.command("agentidp.cli.agents:app", name="agents", help="List and register agents on a running server.")
 app.command("agentidp.cli.orgs:app", name="orgs", help="Organizations of a running server, for its operator.")
 app.command("agentidp.cli.audit:app", name="audit", help="The audit trail: follow it, export it, verify an export.")
+app.command("agentidp.cli.events:app", name="events", help="What happens in an organization, as it happens.")
 app.command("agentidp.cli.keys:app", name="keys", help="Signing keys: list, rotate, retire; the master key: make one, rotate.")
 app.command("agentidp.cli.db:app", name="db", help="Database: upgrade, check, backup, restore, copy.")
 app.command(

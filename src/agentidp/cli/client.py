@@ -1,5 +1,6 @@
 """How commands talk to a running server: as an agent, over HTTP, with the same API as everybody else."""
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -14,7 +15,16 @@ from agentidp.core.config import FIRST_CREDENTIAL_FILE
 from agentidp.core.errors import Problem, WrongSettings
 
 _TIMEOUT_SECONDS = 15
+_SILENCE_SECONDS = 40  # of a stream, which gives a sign of life every 15
 _EARLY_SECONDS = 30  # a token is renewed this long before it ends
+
+
+class Refused(Problem):
+    """The server has answered, and not as it was asked to."""
+
+    def __init__(self, detail: str, status_code: int) -> None:
+        super().__init__(detail)
+        self.status_code = status_code
 
 
 @Parameter(name="*")
@@ -58,14 +68,24 @@ class Session:
 
     def stream(self, path: str, query: dict[str, Any]) -> Iterator[bytes]:
         """The body, as it comes."""
+        with self._opened(path, query, _TIMEOUT_SECONDS) as response:
+            yield from response.iter_bytes()
+
+    def events(self, path: str, query: dict[str, Any]) -> Iterator[httpx2.ServerSentEvent]:
+        """Server-sent events, as they come; those without data only tell where the stream is."""
+        with self._opened(path, query, _SILENCE_SECONDS) as response:
+            yield from httpx2.EventSource(response)
+
+    @contextlib.contextmanager
+    def _opened(self, path: str, query: dict[str, Any], seconds: float) -> Iterator[httpx2.Response]:
         url = f"{self._url}{path}"
-        options: dict[str, Any] = {"headers": self._headers(), "params": query, "timeout": _TIMEOUT_SECONDS, "follow_redirects": False, "trust_env": False}
+        options: dict[str, Any] = {"headers": self._headers(), "params": query, "timeout": seconds, "follow_redirects": False, "trust_env": False}
         try:
             with httpx2.stream("GET", url, **options) as response:
                 if response.is_error:
                     response.read()
                     raise _refusal(response, response.json())
-                yield from response.iter_bytes()
+                yield response
         except (httpx2.HTTPError, ValueError) as error:
             raise Problem(f"no usable answer from {url}: {error}") from error
 
@@ -101,6 +121,6 @@ def _send(method: str, url: str, **options: Any) -> dict[str, Any]:
     return body
 
 
-def _refusal(response: httpx2.Response, body: dict[str, Any]) -> Problem:
+def _refusal(response: httpx2.Response, body: dict[str, Any]) -> Refused:
     code, message = body.get("code", body.get("error")), body.get("message", body.get("error_description"))
-    return Problem(f"the server refused ({response.status_code} {code}): {message}")
+    return Refused(f"the server refused ({response.status_code} {code}): {message}", response.status_code)

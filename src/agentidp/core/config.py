@@ -26,6 +26,7 @@ DATABASE_FILE = "agentidp.db"
 Network = IPv4Network | IPv6Network
 
 _STRIPE_ID = r"^[A-Za-z0-9_.-]{1,100}$"
+_NATS_NAME = r"^[A-Za-z0-9_-]+$"
 _VAULT_NAME = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$"
 _VAULT_PATH = r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$"
 
@@ -102,6 +103,13 @@ class VaultSettings(_Section):
         if self.address is not None:
             _require_private_origin(self.address, "vault.address")
         return self
+
+
+class NatsSettings(_Section):
+    """Where in NATS events are published, with `nats_url`."""
+
+    stream: str = Field("AGENTIDP", pattern=_NATS_NAME, max_length=64, description="Name of the JetStream stream; made when it is missing, else left as it is.")
+    subject: str = Field("agentidp", pattern=_NATS_NAME, max_length=64, description="First word of the subjects: `agentidp.<organizationId>.<type>`.")
 
 
 class StripePrices(_Section):
@@ -190,6 +198,11 @@ class Settings(BaseSettings):
         description="Redis or Valkey through which several processes share their rate limits; each counts for itself when absent.",
         examples=["redis://:secret@127.0.0.1:6379/0"],
     )
+    nats_url: SecretStr | None = Field(
+        None,
+        description="NATS server, or several separated by commas, to whose JetStream every event is published; nothing is published when absent.",
+        examples=["nats://agentidp:secret@127.0.0.1:4222"],
+    )
     issuer: str = Field(
         "",
         description="The issuer identifier: scheme, host and port under which clients reach this server; `http://HOST:PORT` when absent.",
@@ -218,6 +231,7 @@ class Settings(BaseSettings):
     vault: VaultSettings = VaultSettings()
     features: FeatureSettings = FeatureSettings()
     plans: PlanSettings = PlanSettings()
+    nats: NatsSettings = NatsSettings()
     stripe: StripeSettings = StripeSettings()
     billing: BillingSettings = BillingSettings()
     webhooks: WebhookSettings = WebhookSettings()
@@ -233,6 +247,8 @@ class Settings(BaseSettings):
         _require_private_origin(self.stripe.api_base, "stripe.api_base")
         if self.redis_url is not None and not self.redis_url.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("redis_url: must begin with redis://, rediss:// or unix://")
+        if self.nats_url is not None:
+            _require_nats(self.nats_url.get_secret_value())
         if self.tokens.default_audience is not None and not urlsplit(self.tokens.default_audience).scheme:
             raise ValueError("tokens.default_audience: must be an absolute URI")
         if self.environment == "production":
@@ -318,6 +334,17 @@ def _require_private_origin(url: str, name: str) -> None:
     _require_origin(url, name)
     if not url.startswith("https://") and urlsplit(url).hostname not in {"127.0.0.1", "::1", "localhost"}:
         raise ValueError(f"{name}: must be https, but on the machine itself")
+
+
+def _require_nats(urls: str) -> None:
+    for url in urls.split(","):
+        try:
+            parts = urlsplit(url)
+            is_right = parts.scheme in {"nats", "tls"} and bool(parts.hostname) and parts.port != 0 and parts.path in {"", "/"}
+        except ValueError:
+            is_right = False
+        if not is_right:
+            raise ValueError("nats_url: must be nats://[USER:PASSWORD@]HOST[:PORT] or tls://…; several are separated by commas")
 
 
 def _one_line(error: ValidationError) -> str:

@@ -11,8 +11,8 @@ from urllib.parse import unquote_plus
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.types import Scope
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Scope, Send
 
 from agentidp.core import limits, strict_json
 from agentidp.core.caller import Origin
@@ -32,6 +32,23 @@ class JsonResponse(Response):
         self.status_code, self.background, self.body = status_code, None, msgspec.json.encode(content)
         self.raw_headers = [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
         self.raw_headers += [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
+
+
+class PacedResponse(StreamingResponse):
+    """At the pace of its reader, who is cut off when it takes nothing, or too little, for too long."""
+
+    async def stream_response(self, send: Send) -> None:
+        seconds_left, clock = float(limits.STREAM_SECONDS_MAX), asyncio.get_running_loop().time
+
+        async def send_in_time(message: Message) -> None:
+            nonlocal seconds_left
+            begun = clock()
+            async with asyncio.timeout_at(begun + seconds_left):
+                await send(message)
+            earned = len(message.get("body", b"")) / limits.STREAM_BYTES_PER_SECOND_MIN
+            seconds_left = min(seconds_left - (clock() - begun) + earned, limits.STREAM_SECONDS_MAX)
+
+        await super().stream_response(send_in_time)
 
 
 def header_values(request: Request, name: bytes) -> list[str]:

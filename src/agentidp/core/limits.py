@@ -119,6 +119,24 @@ PARTITIONS_INTERVAL_SECONDS: Final = 3600.0  # whether a month is missing is loo
 FOLLOWED_ORGANIZATIONS_MAX: Final = 50  # looked at in one round of a follower; the next round takes up the others
 FOLLOWED_EVENTS_MAX: Final = 500  # of one organization's history looked at in one read: a millisecond or two
 FOLLOW_POLL_SECONDS: Final = 0.5  # what other processes sealed is looked for this often
+FOLLOWER_LEASE_MS: Final = 10_000  # whoever follows for all processes and is not heard of for so long is taken for dead
+FOLLOWER_LEASE_BELIEVED_MS: Final = 60_000  # a lease that ends later was taken by a clock that is wrong
+EVENT_STREAMS_MAX: Final = 200  # at once in a process, of which each may hold a read of 500 events for a slow reader: 100 MB; 503 above
+EVENT_STREAMS_EACH_MAX: Final = 50  # at once for one organization: dashboards of a team; 429 above
+EVENT_STREAM_SECONDS_MAX: Final = 900  # then it ends, and its reader goes on in another: no connection is for ever
+EVENT_STREAM_BEAT_SECONDS: Final = 15.0  # a sign of life, before proxies cut what is silent, and a look whether the token is still in force
+EVENT_STREAM_RETRY_MS: Final = 3_000  # a browser waits so long before it goes on in another
+EVENT_STREAM_EVENTS_MAX: Final = 10_000  # the largest `limit`; who wants more leaves it out
+EVENT_TYPES_CHARACTERS_MAX: Final = 1_000  # of the list in a query: forty names, more than there are
+
+# NATS ---------------------------------------------------------------------------------------
+NATS_CONNECT_SECONDS: Final = 5  # of each server; twice as long for all of them
+NATS_ANSWER_SECONDS: Final = 5  # for JetStream to acknowledge; then the connection is given up, and the batch sent again
+NATS_BATCH_EVENTS_MAX: Final = 2_000  # on their way at once, of all organizations: two megabytes
+NATS_RETRY_SECONDS: Final = 0.5  # the first pause after a failure; doubled after each
+NATS_RETRY_SECONDS_MAX: Final = 30.0  # so late at most a server that is back is noticed
+NATS_DUPLICATE_SECONDS: Final = 600  # JetStream remembers ids for so long, 100 bytes each: what is sent again within it is dropped
+NATS_LOOK_SECONDS: Final = 2.0  # a lease is renewed, the connection tried and a new organization taken up this often
 
 # Webhooks -----------------------------------------------------------------------------------
 WEBHOOKS_PER_ORGANIZATION_MAX: Final = 50  # each event is written once for each webhook that wants it

@@ -46,6 +46,10 @@ class Metrics:
         )
         self.chain_integrity.set(1)
         self.unsealed_seconds = Gauge("agentidp_audit_unsealed_seconds", "Age of the oldest event that the last look found unsealed", registry=registry)
+        self.event_streams = Gauge("agentidp_event_streams", "Streams of events that are open", registry=registry)
+        self.nats_connected = Gauge("agentidp_nats_connected", "1: NATS answers; 0 also where none is configured", registry=registry)
+        self.nats_published = Counter("agentidp_nats_events_published", "Events that JetStream has acknowledged", registry=registry)
+        self.nats_failures = Counter("agentidp_nats_failures", "How often publishing to NATS failed and was begun again", registry=registry)
 
         self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 

@@ -298,6 +298,15 @@ audit_followers = sa.Table(
     sa.Column("moved_at", Instant, nullable=False),
 )
 
+# owner: ledger. Which process follows, where one does so for all: see `ledger.following.lead`.
+follower_leases = sa.Table(
+    "follower_leases",
+    metadata,
+    sa.Column("follower", sa.String(16), primary_key=True),
+    sa.Column("holder", Id, nullable=False),
+    sa.Column("until", Instant, nullable=False),
+)
+
 # owner: billing. Who an organization is at Stripe, and what it has paid for as far as the newest look there told; `plan_tier` is what that look granted.
 # Looks are numbered when they begin: `looks` have begun, up to `look_applied` they have been applied. `look_at`: when to look without being told to.
 billing_customers = sa.Table(

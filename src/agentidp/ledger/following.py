@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from agentidp.core import limits
 from agentidp.core.clock import to_rfc3339
-from agentidp.db.schema import audit_events, audit_followers, audit_heads
+from agentidp.db.schema import audit_events, audit_followers, audit_heads, follower_leases, organizations
 from agentidp.db.unit import Tx
 
 
@@ -61,7 +61,8 @@ class Sealed:
 async def wait_for(event: asyncio.Event, seconds: float) -> None:
     """Until the event is set, or that long: another process may have sealed something, and tells nobody."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+        async with asyncio.timeout(seconds):  # `asyncio.wait_for` of Python 3.11 may lose a cancellation
+            await event.wait()
 
 
 def document(event: SealedEvent) -> dict[str, Any]:
@@ -136,3 +137,42 @@ def advance(tx: Tx, follower: str, begin: Place, end: Place) -> int | None:
     moved_at = sa.case((of.moved_at > tx.now, of.moved_at), else_=tx.now)
     row = tx.run(sa.update(audit_followers).where(mine).values(seq=end.seq, moved_at=moved_at).returning(of.moved_at)).first()
     return None if row is None else int(row.moved_at)
+
+
+def list_sizes(tx: Tx, organization_ids: Collection[str]) -> dict[str, int]:
+    """How many events of each organization are sealed; those that have none are left out."""
+    head = audit_heads.c
+    return {row.organization_id: row.size for row in tx.all(sa.select(head.organization_id, head.size).where(head.organization_id.in_(organization_ids)))}
+
+
+def take_up(tx: Tx, follower: str) -> None:
+    """Follow every organization that the follower does not follow yet. Only whoever holds its lease may call it.
+
+    The first time, with what is sealed from now on. Later those that are missing are new, and are followed from their first event.
+    """
+    of, head = audit_followers.c, audit_heads.c
+    has_begun = tx.one(sa.select(of.seq).where(of.follower == follower).limit(1)) is not None
+    places = (
+        sa.select(organizations.c.organization_id, sa.literal(follower), sa.literal(0) if has_begun else sa.func.coalesce(head.size, 0), sa.literal(tx.now))
+        .select_from(
+            organizations.outerjoin(audit_heads, head.organization_id == organizations.c.organization_id).outerjoin(
+                audit_followers, sa.and_(of.organization_id == organizations.c.organization_id, of.follower == follower)
+            )
+        )
+        .where(of.seq.is_(None))
+    )
+    tx.run(sa.insert(audit_followers).from_select([of.organization_id, of.follower, of.seq, of.moved_at], places))
+
+
+def lead(tx: Tx, follower: str, holder: str) -> bool:
+    """Whether this holder is the one of all processes who follows, until the lease ends; taken if it is free. It spares work: what is right, `advance` decides."""
+    lease, until = follower_leases.c, tx.now + limits.FOLLOWER_LEASE_MS
+    if tx.insert_new(follower_leases, follower=follower, holder=holder, until=until):
+        return True
+    is_free = sa.or_(lease.holder == holder, lease.until <= tx.now, lease.until > tx.now + limits.FOLLOWER_LEASE_BELIEVED_MS)
+    return tx.run(sa.update(follower_leases).where(lease.follower == follower, is_free).values(holder=holder, until=until)).rowcount == 1
+
+
+def give_up(tx: Tx, follower: str, holder: str) -> None:
+    """Leave the lease to whoever comes next."""
+    tx.run(sa.delete(follower_leases).where(follower_leases.c.follower == follower, follower_leases.c.holder == holder))
