@@ -36,6 +36,8 @@ JWKS_MAX_AGE_SECONDS: Final = 300  # verifiers may keep the key set this long; r
 KEYS_REFRESH_SECONDS: Final = 5  # another process's rotation is seen at the latest after this
 UNKNOWN_KEY_RELOAD_SECONDS: Final = 1  # at most one reload of the key table a second for unknown key ids
 
+ONE_TIME_MARGIN_SECONDS: Final = 120  # a used value is kept so long beyond its expiry: clocks differ by 60 s, and a decision waits twice 10 s for its commit
+
 # Rates --------------------------------------------------------------------------------------
 RATE_KEYS_MAX: Final = 100_000  # clients, or sources, whose rate a process remembers, about 200 bytes each; the idle go first
 RATE_RECHECKS_PER_MINUTE: Final = 60  # of a refused client: whether its plan has been raised costs a read
