@@ -210,6 +210,17 @@ credential_uses = sa.Table(
     sa.Column("last_used_at", Instant, nullable=False),
 )
 
+# owner: ledger. Values from outside that were used and may not be used again, by kind and digest: see `ledger.one_time`. Swept some time after they expire.
+one_time_values = sa.Table(
+    "one_time_values",
+    metadata,
+    sa.Column("organization_id", Id, primary_key=True),
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Index("ix_one_time_values_expires_at", "expires_at"),
+)
+
 # owner: ledger. How much an organization used on a UTC day (days since the epoch); updated once per batch.
 usage_counters = sa.Table(
     "usage_counters",

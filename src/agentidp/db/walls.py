@@ -34,13 +34,14 @@ _TENANT_RIGHTS = {
     "agents": "SELECT, INSERT, UPDATE",
     "credentials": "SELECT, INSERT, UPDATE",
     "credential_uses": "SELECT",
+    "one_time_values": "SELECT, INSERT",
     "usage_counters": "SELECT, INSERT, UPDATE",
     "agent_activity": "SELECT",
     "hourly_tokens": "SELECT",
     "audit_events": "SELECT, INSERT",
     "audit_heads": "SELECT, UPDATE (checkpoint_size, checkpoint_at)",
     "audit_checkpoints": "SELECT, INSERT",
-    "instance": "SELECT (operator_organization_id)",
+    "instance": "SELECT (operator_organization_id, tokens_not_before)",
 }
 _SYSTEM_RIGHTS = {
     "audit_events": "SELECT, INSERT, DELETE, UPDATE (seq, previous_hash, hash)",  # history is sealed, and forgotten when it is old; never rewritten

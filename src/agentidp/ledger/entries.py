@@ -4,6 +4,7 @@ A decision is made on a `Snapshot`, which may be out of date. The batch reads th
 entry whose snapshot is stale is refused, so a cache never outlives a revocation, on any number of processes.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -15,6 +16,7 @@ from agentidp.core.caller import Origin
 DAY_MS = 24 * 3600 * 1000
 Revisions = tuple[int, int, int]  # organization, agent, credential
 Counter = tuple[str, int, str]  # organization id, UTC day number, meter
+Claim = tuple[str, str, str]  # organization id, kind and digest of a one-time value
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class Verdict(Enum):
     STALE = auto()  # read again, decide again
     DEAD = auto()  # the token was revoked, its key withdrawn, or it is older than a restored backup allows
     OVER_LIMIT = auto()  # the day's quota is used up
+    REPLAYED = auto()  # one of its one-time values has been used before
 
 
 class Event(msgspec.Struct):
@@ -79,6 +82,20 @@ class Event(msgspec.Struct):
     outcome: str = "success"
 
 
+class OneTime(msgspec.Struct, frozen=True):
+    """A value from outside that may be used once in its organization. Instants are milliseconds."""
+
+    kind: str
+    digest: str
+    issued_at: int  # it cannot have been used before
+    expires_at: int  # from then on nobody takes it
+
+    @classmethod
+    def of(cls, kind: str, *parts: str, issued_at: int, expires_at: int) -> "OneTime":
+        """`parts` say which one it is: whoever made the value unique, and the value. No other parts have that digest."""
+        return cls(kind, hashlib.sha256(msgspec.json.encode(parts)).hexdigest(), issued_at, expires_at)
+
+
 class Entry(msgspec.Struct):
     """Something that was decided on a snapshot: what it counts and records once the commit has confirmed the snapshot."""
 
@@ -90,6 +107,7 @@ class Entry(msgspec.Struct):
     key_id: str | None = None  # must not be withdrawn
     used: bool = False  # stamp the credential's last use
     essential: bool = False  # counted as any other, but not refused when the day's limit is reached
+    once: tuple[OneTime, ...] = ()  # what it uses up
     verdict: Verdict = Verdict.RECORDED
 
 
@@ -112,8 +130,40 @@ def judge(batch: Sequence[Entry], facts: Facts) -> None:
             entry.token_id in facts.revoked_tokens or entry.key_id in facts.withdrawn_keys or entry.token_issued_at < facts.tokens_not_before
         ):
             entry.verdict = Verdict.DEAD
+        elif entry.once and any(value.issued_at < facts.tokens_not_before for value in entry.once):
+            entry.verdict = Verdict.DEAD  # the restored database may not know that it was used
         else:
             entry.verdict = Verdict.RECORDED
+
+
+def claims(batch: Iterable[Entry]) -> list[tuple[Claim, int]]:
+    """The one-time values of the recorded entries, with their expiry, in the order in which they are claimed."""
+    found: dict[Claim, int] = {}
+    for entry in batch:
+        if entry.once and entry.verdict is Verdict.RECORDED:
+            for claim, value in zip(_claims_of(entry), entry.once, strict=True):
+                found[claim] = max(found.get(claim, 0), value.expires_at)
+    return sorted(found.items())
+
+
+def refuse_replayed(batch: Iterable[Entry], free: set[Claim]) -> None:
+    """Refuse the entries of which a value was not among the free ones, or is taken by an earlier entry."""
+    for entry in batch:
+        if entry.once and entry.verdict is Verdict.RECORDED:
+            wanted = set(_claims_of(entry))
+            if wanted <= free:
+                free -= wanted
+            else:
+                entry.verdict = Verdict.REPLAYED
+
+
+def unused(batch: Iterable[Entry]) -> list[Claim]:
+    """What was claimed for entries that the day's limit refused: it may be used another time."""
+    return [claim for entry in batch if entry.once and entry.verdict is Verdict.OVER_LIMIT for claim in _claims_of(entry)]
+
+
+def _claims_of(entry: Entry) -> list[Claim]:
+    return [(entry.snapshot.organization_id, value.kind, value.digest) for value in entry.once]
 
 
 def counters(batch: Iterable[Entry], now: int) -> dict[Counter, list[Entry]]:
