@@ -16,6 +16,7 @@ from agentidp.credentials.rules import (
     ClientSecret,
     Credential,
     CredentialAlreadyRevoked,
+    NoSecret,
     TooManyCredentials,
     new_client_secret,
     require_administrator,
@@ -64,9 +65,14 @@ def generate_credential(tx: Tx, agent_id: str, secret_key: bytes, expires_at: in
 def rotate_credential(
     tx: Tx, agent_id: str, credential_id: str, secret_key: bytes, *, overlap_seconds: int = 0, expires_at: int | None = _KEEP
 ) -> NewCredential:
-    """A new secret; the old ones live for `overlap_seconds` more. Raises what `generate_credential` does, CredentialNotFound, CredentialAlreadyRevoked."""
+    """A new secret; the old ones live for `overlap_seconds` more.
+
+    Raises what `generate_credential` does, CredentialNotFound, CredentialAlreadyRevoked, NoSecret.
+    """
     agent = _lock_manageable(tx, agent_id)
     row = lock_credential(tx, agent_id, credential_id)
+    if row.kind != "secret":
+        raise NoSecret
     if row.revoked_at is not None or agent.status == "decommissioned":
         raise CredentialAlreadyRevoked
     if not is_active(agent.status, agent.expires_at, tx.now):
@@ -102,11 +108,37 @@ def revoke_credential(tx: Tx, agent_id: str, credential_id: str) -> None:
     tx.record("credential.revoked", "credential", credential_id, agentId=agent_id)
 
 
-def _lock_manageable(tx: Tx, agent_id: str) -> sa.Row[Any]:
+def generate_policy_credential(tx: Tx, agent_id: str, policy_id: str, scopes: frozenset[str] | None) -> str:
+    """What stands for a trust policy that lets others act as the agent, with those scopes or all of its own. Returns the credential's id.
+
+    Whoever may make it may do itself what it gives away. Raises AgentNotFound, AgentNotActive, Forbidden, TooManyCredentials.
+    """
+    agent = _lock_manageable(tx, agent_id, "policies:write", scopes)
+    if not is_active(agent.status, agent.expires_at, tx.now):
+        raise AgentNotActive
+    _require_room(tx, agent_id)
+    credential_id, mine = new_id(tx.now), {"organization_id": tx.caller.organization_id, "agent_id": agent_id}
+    tx.run(sa.insert(credentials).values(**mine, credential_id=credential_id, kind="policy", hint=policy_id, revision=1, created_at=tx.now))
+    tx.record("credential.generated", "credential", credential_id, agentId=agent_id, policyId=policy_id)
+    return credential_id
+
+
+def revoke_policy_credential(tx: Tx, credential_id: str) -> None:
+    """The policy is gone, and what was issued by it is dead."""
+    _store(tx, credential_id, revoked_at=sa.func.coalesce(credentials.c.revoked_at, tx.now))
+
+
+def renew_policy_credentials(tx: Tx) -> None:
+    """The organization's policies have changed: whatever was decided on the old ones is to be decided again."""
+    mine = sa.and_(credentials.c.organization_id == tx.caller.organization_id, credentials.c.kind == "policy", credentials.c.revoked_at.is_(None))
+    tx.run(sa.update(credentials).where(mine).values(revision=credentials.c.revision + 1))
+
+
+def _lock_manageable(tx: Tx, agent_id: str, scope: str = "agents:write", scopes: frozenset[str] | None = None) -> sa.Row[Any]:
     agent = lock_agent(tx, agent_id)
     if tx.caller.agent_id != agent_id and is_administrator(tx, agent_id):
         require_administrator(tx.caller, agent_id, is_one=is_administrator(tx, tx.caller.agent_id))
-    require_may_manage(tx.caller, agent_id, frozenset(agent.scopes.split()), "agents:write")
+    require_may_manage(tx.caller, agent_id, frozenset(agent.scopes.split()) if scopes is None else scopes, scope)
     return agent
 
 

@@ -17,7 +17,7 @@ from agentidp.core.http import NO_STORE
 from agentidp.core.operations import secured
 from agentidp.core.resources import InstantIn, InstantOut, Page, PageParameters, RequestBody, Resource, Uuid, WholeNumber
 from agentidp.credentials import actions, queries
-from agentidp.credentials.rules import CredentialAlreadyRevoked, CredentialNotFound, TooManyCredentials
+from agentidp.credentials.rules import CredentialAlreadyRevoked, CredentialNotFound, NoSecret, TooManyCredentials
 from agentidp.db.paging import page_request
 
 router = APIRouter(prefix="/api/v1/agents/{agentId}/credentials", tags=["Credentials"], route_class=GuardedRoute)
@@ -34,9 +34,9 @@ class CredentialResource(Resource):
 
     credential_id: Uuid
     client_id: Uuid = Field(description="The agent's id; send it as `client_id`.")
-    kind: Literal["secret"]
+    kind: Literal["secret", "policy"] = Field(description="`policy`: it stands for a trust policy, and has no secret.")
     status: CredentialStatus
-    hint: str = Field(description="The public beginning of the secret.")
+    hint: str = Field(description="The public beginning of the secret, or the id of the policy.")
     created_at: InstantOut
     expires_at: InstantOut | None
     revoked_at: InstantOut | None
@@ -104,6 +104,7 @@ async def list_(request: Request, agent_id: AgentPath, parameters: Annotated[Cre
         AgentNotFound,
         CredentialNotFound,
         CredentialAlreadyRevoked,
+        NoSecret,
         AgentNotActive,
         TooManyCredentials,
         body=True,

@@ -29,6 +29,10 @@ class CredentialAlreadyRevoked(Conflict):
     title = "The credential is revoked, which is final; generate a new one."
 
 
+class NoSecret(Conflict):
+    title = "The credential has no secret that could be rotated; revoke it instead."
+
+
 class TooManyCredentials(Conflict):
     title = "The agent has as many active credentials as it may have; revoke one first."
 
@@ -115,7 +119,7 @@ def require_may_manage(caller: Caller, agent_id: str, agent_scopes: frozenset[st
     denied = AuditEntry("access.denied", "failure", "agent", agent_id, metadata={"requiredScope": scope})
     if scope not in caller.scopes:
         raise Forbidden(f"Managing another agent's credentials needs a token with scope {scope}.", scope=scope, audit=[denied])
-    if scope == "agents:write" and OPERATOR_SCOPE not in caller.scopes and agent_scopes - caller.scopes:
+    if scope.endswith(":write") and OPERATOR_SCOPE not in caller.scopes and agent_scopes - caller.scopes:
         needed = " ".join(sorted({scope, *agent_scopes}))
         raise Forbidden("The agent may do more than your token may, so you cannot make credentials for it.", scope=needed, audit=[denied])
 

@@ -76,6 +76,7 @@ class Policy:
     repository_owner_id: str | None
     credential_id: str | None
     credential_revision: int | None
+    is_revoked: bool
     created_at: int
     updated_at: int
 
@@ -106,6 +107,25 @@ class Check:
     expected: str
     received: str | None
     is_met: bool
+
+
+def issuer_for(provider: ProviderName, given: str | None, *, github: str, gitlab: str) -> str:
+    """The issuer that a policy means; GitHub's and GitLab's are the instance's to name. An enterprise may have one of its own below GitHub's.
+
+    Raises InvalidFields.
+    """
+    own = {"github": github, "gitlab": gitlab}.get(provider)
+    issuer = given if given is not None else own
+    reason = None
+    if issuer is None:
+        reason = f"must be given for {provider}"
+    elif provider == "github" and issuer != github and not (issuer.startswith(f"{github}/") and "/" not in issuer.removeprefix(f"{github}/")):
+        reason = f"must be {github}, or that of an enterprise below it"
+    elif provider in {"kubernetes", "oidc"} and (issuer == gitlab or issuer == github or issuer.startswith(f"{github}/")):
+        reason = "has a provider of its own: choose github or gitlab"
+    if reason is not None or issuer is None:
+        raise InvalidFields([("issuer", str(reason))])
+    return issuer
 
 
 def organization_audience(issuer: str, organization_id: str) -> str:
@@ -167,9 +187,11 @@ def _wrong_with(new: NewPolicy, claim: str, condition: Mapping[str, Any]) -> str
 def checks(policy: Policy, claims: Mapping[str, str], audience: str) -> Iterator[Check]:
     """Everything that the policy asks of a token of its issuer; the token satisfies it when all are met. `claims` as `texts_of` gives them."""
     provider, conditions = PROVIDERS[policy.provider], policy.conditions
-    yield Check("aud", policy.audience, audience, policy.audience == audience)
+    yield Check("aud", policy.audience, audience, is_met=policy.audience == audience)
+    if policy.is_revoked:
+        yield Check("policy", "in force", "its credential is revoked", is_met=False)
     for claim in provider.required:
-        yield Check(claim, "text", claims.get(claim), bool(claims.get(claim)))
+        yield Check(claim, "text", claims.get(claim), is_met=bool(claims.get(claim)))
     if policy.provider == "kubernetes":
         subject = f"system:serviceaccount:{claims.get('kubernetes.io/namespace')}:{claims.get('kubernetes.io/serviceaccount/name')}"
         yield _equal(claims, "sub", subject)
@@ -181,7 +203,7 @@ def checks(policy: Policy, claims: Mapping[str, str], audience: str) -> Iterator
                 yield _equal(claims, claim, recorded)
             else:
                 received = claims.get(claim)
-                yield Check(claim, "a number", received, received is not None and _NUMBER.fullmatch(received) is not None)
+                yield Check(claim, "a number", received, is_met=received is not None and _NUMBER.fullmatch(received) is not None)
     if policy.branch is not None:
         for claim, form in provider.branch:
             if claim != provider.absent_on_branch or claim in claims:
@@ -190,31 +212,31 @@ def checks(policy: Policy, claims: Mapping[str, str], audience: str) -> Iterator
         yield _event(claims, provider.event, provider.events_to_name, provider.events_refused, conditions)
     if provider.workflow is not None and provider.workflow in claims and provider.workflow not in conditions:
         own = f"{claims.get(provider.repository or '')}/"
-        yield Check(provider.workflow, f"a workflow of the repository itself, or a condition: {own}…", claims[provider.workflow], claims[provider.workflow].startswith(own))
+        yield Check(provider.workflow, f"a workflow of the repository itself, or a condition: {own}…", claims[provider.workflow], is_met=claims[provider.workflow].startswith(own))
     for claim, condition in conditions.items():
         yield _condition(claims, claim, condition)
 
 
 def _equal(claims: Mapping[str, str], claim: str, expected: str) -> Check:
-    return Check(claim, expected, claims.get(claim), claims.get(claim) == expected)
+    return Check(claim, expected, claims.get(claim), is_met=claims.get(claim) == expected)
 
 
 def _event(claims: Mapping[str, str], claim: str, to_name: frozenset[str], refused: frozenset[str], conditions: Mapping[str, Mapping[str, Any]]) -> Check:
     received, condition = claims.get(claim), conditions.get(claim, {})
     is_named = received is not None and (received == condition.get("equals") or received in condition.get("in", ()))
     is_met = received is not None and received not in refused and (is_named or received not in to_name)
-    return Check(claim, "an event that runs no foreign code, or that a condition names", received, is_met)
+    return Check(claim, "an event that runs no foreign code, or that a condition names", received, is_met=is_met)
 
 
 def _condition(claims: Mapping[str, str], claim: str, condition: Mapping[str, Any]) -> Check:
     received, (kind, operand) = claims.get(claim), next(iter(condition.items()))
     match kind:
         case "equals":
-            return Check(claim, operand, received, received == operand)
+            return Check(claim, operand, received, is_met=received == operand)
         case "in":
-            return Check(claim, f"one of {', '.join(operand)}", received, received in operand)
+            return Check(claim, f"one of {', '.join(operand)}", received, is_met=received in operand)
         case _:
-            return Check(claim, f"{operand}…", received, received is not None and received.startswith(operand) and received != operand)
+            return Check(claim, f"{operand}…", received, is_met=received is not None and received.startswith(operand) and received != operand)
 
 
 def is_satisfied(policy: Policy, claims: Mapping[str, str], audience: str) -> bool:
