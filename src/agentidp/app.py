@@ -130,6 +130,7 @@ class Edge:
                 self._on_start(started)
                 yield started.instance
         finally:
+            await started.instance.outgoing.close()
             await started.instance.rates.close()
             await started.instance.database.close()
 

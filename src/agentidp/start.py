@@ -18,6 +18,7 @@ from agentidp.core.clock import Clock, system_clock
 from agentidp.core.config import FIRST_CREDENTIAL_FILE, Settings
 from agentidp.core.errors import WrongSettings
 from agentidp.core.metrics import Metrics
+from agentidp.core.outgoing import Outgoing
 from agentidp.core.plans import PlanTier, plans_in_force
 from agentidp.core.private_files import private_file, put_in_place
 from agentidp.db.engine import database_url, open_database
@@ -45,12 +46,13 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
     await in_transaction(url, functools.partial(upgrade, clock=clock))
     metrics, nudge = Metrics(), Nudge()
     plans, rates = plans_in_force(settings.plans, enforced=settings.features.tier_enforcement), RateLimits(settings, clock, metrics)
+    outgoing = Outgoing(allow_loopback=settings.webhooks.allow_loopback, on_blocked=metrics.outgoing_blocked.inc)
     database = open_database(url, clock, LedgerWriters(nudge), metrics.observe_database)
     try:
         sealer = await open_sealer(database, master_keys)
         refresh = functools.partial(refresh_sealer, database, functools.partial(load_master_keys, settings), sealer)
         keys, ledger = KeyStore(database, sealer, clock, refresh), Ledger(database, plans)
-        instance = Instance(settings, database, keys, ledger, sealer, clock, metrics, plans, rates, nudge=nudge)
+        instance = Instance(settings, database, keys, ledger, sealer, clock, metrics, plans, rates, outgoing, nudge=nudge)
         instance.secret_key = await database.write(ensure_server_secret, SYSTEM, sealer, CLIENT_SECRET_KEY)
         instance.audit_key = AuditKey(settings.issuer, await database.write(ensure_server_secret, SYSTEM, sealer, AUDIT_KEY))
         await database.write(ensure_keys, SYSTEM, sealer, settings.tokens.algorithm)

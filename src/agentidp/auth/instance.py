@@ -10,6 +10,7 @@ from agentidp.core import limits
 from agentidp.core.clock import Clock
 from agentidp.core.config import Settings
 from agentidp.core.metrics import Metrics
+from agentidp.core.outgoing import Outgoing
 from agentidp.core.plans import Plans
 from agentidp.core.secrets import Sealer
 from agentidp.core.seldom import Seldom
@@ -33,6 +34,7 @@ class Instance:
     metrics: Metrics
     plans: Plans
     rates: RateLimits
+    outgoing: Outgoing
     secret_key: bytes = b""
     operator_organization_id: str = ""
     audit_key: AuditKey = field(default_factory=AuditKey)

@@ -154,6 +154,16 @@ class BillingSettings(_Section):
         return self
 
 
+class WebhookSettings(_Section):
+    """What may be called for a tenant."""
+
+    allow_loopback: bool = Field(
+        False,
+        description="Let tenants name http addresses of the machine itself, at any port: for development, and refused in production. "
+        "It holds for every address that a tenant gives.",
+    )
+
+
 class FeatureSettings(_Section):
     """What this server offers and does. A group of operations that is off is not there: 404, and not in the OpenAPI document."""
 
@@ -210,6 +220,7 @@ class Settings(BaseSettings):
     plans: PlanSettings = PlanSettings()
     stripe: StripeSettings = StripeSettings()
     billing: BillingSettings = BillingSettings()
+    webhooks: WebhookSettings = WebhookSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -231,6 +242,8 @@ class Settings(BaseSettings):
                 raise ValueError("master_key: must be set in production; a generated key file is for development only")
             if self.log_level == "debug":
                 raise ValueError("log_level: debug is not allowed in production")
+            if self.webhooks.allow_loopback:
+                raise ValueError("webhooks.allow_loopback: is not allowed in production")
         return self
 
     @property

@@ -150,7 +150,7 @@ STRIPE_SIGNATURE_SECONDS_MAX: Final = 300  # Stripe's own tolerance; either way,
 STRIPE_SIGNATURE_CHARACTERS_MAX: Final = 2048  # of the header; Stripe's has about 150 for each secret
 STRIPE_ID_CHARACTERS_MAX: Final = 128  # Stripe's ids have at most about 70
 CHECKOUT_LEFT_MS_MIN: Final = 1_800_000  # an open checkout is handed out again if it lives this much longer
-URL_CHARACTERS_MAX: Final = 2048  # of an address that somebody is sent back to
+URL_CHARACTERS_MAX: Final = 2048  # of an address that somebody is sent back to, or that we call
 BILLING_POLL_SECONDS: Final = 1.0  # what other processes accepted, and what is due again, is looked for this often
 BILLING_LEASE_MS: Final = 30_000  # whoever took an event and has not applied it by then is taken for dead
 BILLING_ATTEMPTS_MAX: Final = 10  # with doubled pauses about a quarter of an hour; then the event is parked
@@ -161,6 +161,22 @@ BILLING_INTERVAL_SECONDS: Final = 30.0  # ends of grace, usage to report and par
 METER_DELAY_MS: Final = 900_000  # after midnight no count of the day before is still being committed
 METER_DAYS_MAX: Final = 30  # Stripe takes usage of the last 35 days
 METERS_REPORTED_MAX: Final = 50  # counts read at once
+
+# Outgoing -----------------------------------------------------------------------------------
+HOST_CHARACTERS_MAX: Final = 253  # RFC 1035 section 3.1, without the last dot
+OUTGOING_TURN_SECONDS_MAX: Final = 5.0  # a request waits this long for its turn, then it has not been made
+OUTGOING_CONNECT_SECONDS_MAX: Final = 5.0  # to look the name up, and again to connect, TLS included
+OUTGOING_SECONDS_MAX: Final = 20.0  # from its turn to the last byte of the answer
+OUTGOING_ANSWER_BYTES_MAX: Final = 64 * 1024  # of a body, which is cut there
+OUTGOING_HEAD_BYTES_MAX: Final = 32 * 1024  # status line and headers; one event of the parser
+OUTGOING_RAW_BYTES_MAX: Final = 160 * 1024  # of head, informational answers, body and the framing of its chunks: 0.15 s of the parser at worst
+OUTGOING_READ_BYTES: Final = 16 * 1024  # taken from a connection at a time; more is not asked of the other side
+OUTGOING_REQUESTS_MAX: Final = 256  # at once in a process: connections, and file descriptors
+OUTGOING_REQUESTS_EACH_MAX: Final = 32  # to one origin: with 20 ms an answer, 1,600 a second
+OUTGOING_KEPT_MAX: Final = 256  # connections without a request that wait for the next
+OUTGOING_KEPT_SECONDS_MAX: Final = 30.0  # from connecting, used or not: so long does a change of the name's addresses take
+OUTGOING_ADDRESSES_DIALLED_MAX: Final = 3  # of one name, one after the other, within the time to connect; all of them are checked
+OUTGOING_LOOKUPS_MAX: Final = 64  # threads that wait for name servers
 
 # Vault --------------------------------------------------------------------------------------
 VAULT_SECONDS_MAX: Final = 10  # for one answer; a start waits for it
