@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, Final, ParamSpec, TypeVar
 from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
@@ -25,6 +25,8 @@ from agentidp.auth.authority import is_alive
 from agentidp.auth.instance import Instance, instance_of
 from agentidp.auth.jws import InvalidToken
 from agentidp.auth.jwt import NoOrganization, VerifiedClaims, verify_access_token
+from agentidp.auth.registration import registration_of
+from agentidp.auth.scopes import REGISTRATION_SCOPE
 from agentidp.core import limits
 from agentidp.core.caller import AuditEntry, Caller, Origin
 from agentidp.core.errors import Forbidden, Invalid, InvalidFields, Problem, Unauthenticated, UnsupportedMediaType
@@ -66,10 +68,11 @@ def origin(request: Request) -> Origin:
     return found
 
 
-async def authenticate(request: Request, scope: str, *, essential: bool = False) -> Caller:
+async def authenticate(request: Request, scope: str, *, essential: bool = False, registers: bool = False) -> Caller:
     """Prove the bearer of an access token for this API and require the scope (`ANY_TOKEN`: none in particular).
 
-    An essential call is counted, but not refused when the day's calls are used up. Raises Unauthenticated, RateLimited, TooManyCalls or Forbidden,
+    An essential call is counted, but not refused when the day's calls are used up. Where an operation `registers`, a token that is good for
+    nothing else will do, too. Raises Unauthenticated, RateLimited, TooManyCalls or Forbidden,
     each with the audit event that it leaves.
     """
     instance = instance_of(request)
@@ -92,23 +95,34 @@ async def authenticate(request: Request, scope: str, *, essential: bool = False)
         raise _bad_token(instance, "revoked, or the agent is not active", token)
     request.scope["agentidp.caller"] = caller
     request.scope["agentidp.token"] = token
-    require_scope(caller, scope)
+    if token.is_registration:
+        await throttle.admit_source(request)  # it is no client yet
+    if not (token.is_registration and registers):
+        require_scope(caller, scope)
     return caller
 
 
 def require_scope(caller: Caller, scope: str) -> None:
     """Raises Forbidden unless the caller's token holds the scope."""
+    if caller.registration is not None:
+        denied = AuditEntry("access.denied", "failure", "policy", caller.registration.policy_id, metadata={"reason": "registers one agent, nothing else"})
+        raise Forbidden("This token is for registering one agent, and for nothing else.", audit=[denied])
+    if scope == ANY_TOKEN and caller.is_delegated:
+        denied = AuditEntry("access.denied", "failure", metadata={"reason": "delegated token"})
+        raise Forbidden("This is for the agent itself, not for another one that acts for it.", audit=[denied])
     if scope != ANY_TOKEN and scope not in caller.scopes:
         entry = AuditEntry("access.denied", "failure", metadata={"requiredScope": scope})
         raise Forbidden(f"This needs a token with scope {scope}.", scope=scope, audit=[entry])
 
 
 def _caller(token: VerifiedClaims, origin: Origin) -> Caller:
-    return Caller(token.organization_id, token.agent_id, token.scopes, token.credential_id, token.token_id, origin)
+    if token.is_registration:
+        return Caller(token.organization_id, token_id=token.token_id, origin=origin, registration=registration_of(token))
+    return Caller(token.organization_id, token.agent_id, token.scopes, token.credential_id, token.token_id, origin, is_delegated=token.actors > 0)
 
 
 def _bad_token(instance: Instance, reason: str, token: VerifiedClaims | None) -> Unauthenticated:
-    known = {"organization_id": token.organization_id, "agent_id": token.agent_id} if token else {}
+    known = {"organization_id": token.organization_id} | ({} if token.is_registration else {"agent_id": token.agent_id}) if token else {}
     entry = AuditEntry("auth.failed", "failure", metadata={"reason": reason}, **known)
     return Unauthenticated(audit=[entry], headers=challenge(instance, 'error="invalid_token"', 'error_description="The access token is not valid"'))
 
@@ -183,11 +197,14 @@ def internal_error(request: Request, *, oauth: bool) -> Response:
 class GuardedRoute(APIRoute):
     """A FastAPI route behind the guard. The scope is declared where the operation is, by `secured(…)` or `public(…)`."""
 
+    speaks_oauth: ClassVar[bool] = False  # whether its refusals have the shape of RFC 6749
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         declared = self.openapi_extra or {}
         scope: str = declared["x-scope"]
         essential, is_limited = "x-essential" in declared, declared.get("x-rate-limit") == "source"
+        registers = declared.get("x-scope-once") == REGISTRATION_SCOPE
         queries = _query_names(self.dependant)
         has_body = self.body_field is not None
         merge_patch = "PATCH" in (self.methods or ())
@@ -196,7 +213,7 @@ class GuardedRoute(APIRoute):
             request.scope["agentidp.route"] = self.path_format
             try:
                 if scope != PUBLIC:
-                    await authenticate(request, scope, essential=essential)
+                    await authenticate(request, scope, essential=essential, registers=registers)
                 elif is_limited:
                     await throttle.admit_source(request)
                 if has_body:
@@ -205,14 +222,20 @@ class GuardedRoute(APIRoute):
                 return await handler(request)
             except Problem as problem:
                 if "x-without-organization" in declared and isinstance(problem, _WithoutOrganization):
-                    return await refuse(request, Invalid("organization_id is required in token.", audit=problem.audit), oauth=False)
-                return await refuse(request, problem, oauth=False)
+                    return await refuse(request, Invalid("organization_id is required in token.", audit=problem.audit), oauth=self.speaks_oauth)
+                return await refuse(request, problem, oauth=self.speaks_oauth)
             except RequestValidationError as error:
-                return await refuse(request, _invalid_fields(error), oauth=False)
+                return await refuse(request, _invalid_fields(error), oauth=self.speaks_oauth)
             except Exception:  # noqa: BLE001 - the last resort: nothing of the error reaches the client
-                return internal_error(request, oauth=False)
+                return internal_error(request, oauth=self.speaks_oauth)
 
         return guarded
+
+
+class OAuthJsonRoute(GuardedRoute):
+    """An OAuth endpoint that takes JSON."""
+
+    speaks_oauth = True
 
 
 class OAuthRoute(APIRoute):

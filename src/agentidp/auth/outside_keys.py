@@ -114,7 +114,7 @@ class OutsideKeys:
         return found
 
     async def _document(self, url: str) -> tuple[dict[str, Any], Answer]:
-        answer = await self._outgoing.request("GET", url, headers={"Accept": "application/json", "Accept-Encoding": "identity"})
+        answer = await self._outgoing.request("GET", url, headers={"Accept": "application/json"})
         if answer.status != 200 or answer.is_cut:  # a redirect leads to somebody whom nobody named
             raise _NotAKeySet
         try:

@@ -37,6 +37,9 @@ KEYS_REFRESH_SECONDS: Final = 5  # another process's rotation is seen at the lat
 UNKNOWN_KEY_RELOAD_SECONDS: Final = 1  # at most one reload of the key table a second for unknown key ids
 
 ONE_TIME_MARGIN_SECONDS: Final = 120  # a used value is kept so long beyond its expiry: clocks differ by 60 s, and a decision waits twice 10 s for its commit
+ACTORS_MAX: Final = 5  # who act for an agent one behind the other: api.md section 17
+FOUNDATIONS_MAX: Final = 10  # tokens that one rests on, each looked up whenever it is used: a subject's and an actor's for each actor
+
 # Outside issuers ----------------------------------------------------------------------------
 OUTSIDE_TOKEN_SECONDS_MAX: Final = 86_400  # from `iat` to `exp`; GitHub's live minutes, Kubernetes' an hour unless it is asked for more
 OUTSIDE_KEYS_FRESH_SECONDS_MIN: Final = 60  # a key set is kept for as long as its Cache-Control says, but no shorter

@@ -136,7 +136,7 @@ def renew_policy_credentials(tx: Tx) -> None:
 
 def _lock_manageable(tx: Tx, agent_id: str, scope: str = "agents:write", scopes: frozenset[str] | None = None) -> sa.Row[Any]:
     agent = lock_agent(tx, agent_id)
-    if tx.caller.agent_id != agent_id and is_administrator(tx, agent_id):
+    if (tx.caller.agent_id != agent_id or tx.caller.is_delegated) and is_administrator(tx, agent_id):
         require_administrator(tx.caller, agent_id, is_one=is_administrator(tx, tx.caller.agent_id))
     require_may_manage(tx.caller, agent_id, frozenset(agent.scopes.split()) if scopes is None else scopes, scope)
     return agent

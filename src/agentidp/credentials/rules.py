@@ -114,7 +114,7 @@ def require_may_manage(caller: Caller, agent_id: str, agent_scopes: frozenset[st
 
     Otherwise whoever may write agents could take the identity of a more powerful one. Raises Forbidden.
     """
-    if caller.agent_id == agent_id:
+    if caller.agent_id == agent_id and not caller.is_delegated:
         return
     denied = AuditEntry("access.denied", "failure", "agent", agent_id, metadata={"requiredScope": scope})
     if scope not in caller.scopes:
@@ -129,7 +129,7 @@ def require_administrator(caller: Caller, agent_id: str, *, is_one: bool) -> Non
 
     Raises Forbidden.
     """
-    if not is_one and OPERATOR_SCOPE not in caller.scopes:
+    if (caller.is_delegated or not is_one) and OPERATOR_SCOPE not in caller.scopes:
         denied = AuditEntry("access.denied", "failure", "agent", agent_id, metadata={"requiredScope": OPERATOR_SCOPE})
         detail = "The agent administers the organization; only it, another administrator or the operator may manage its credentials."
         raise Forbidden(detail, scope=OPERATOR_SCOPE, audit=[denied])

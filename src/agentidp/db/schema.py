@@ -171,9 +171,7 @@ trust_policies = sa.Table(
     metadata,
     _organization_key(),
     sa.Column("policy_id", Id, primary_key=True),
-    sa.Column(
-        "provider", sa.String(16), sa.CheckConstraint("provider IN ('github', 'gitlab', 'kubernetes', 'oidc')", name="provider"), nullable=False
-    ),
+    sa.Column("provider", sa.String(16), sa.CheckConstraint("provider IN ('github', 'gitlab', 'kubernetes', 'oidc')", name="provider"), nullable=False),
     sa.Column("issuer", sa.Text, nullable=False),
     sa.Column("audience", sa.Text, nullable=False),
     sa.Column("repository", sa.String(256)),

@@ -35,9 +35,36 @@ class Provider:
 
 _GITHUB: Final = Provider(
     known=frozenset(
-        """actor actor_id base_ref check_run_id enterprise enterprise_id environment environment_node_id event_name head_ref job_workflow_ref job_workflow_sha ref
-        ref_protected ref_type repository repository_id repository_owner repository_owner_id repository_visibility run_attempt run_id run_number
-        runner_environment sha workflow workflow_ref workflow_sha""".split()
+        [
+            "actor",
+            "actor_id",
+            "base_ref",
+            "check_run_id",
+            "enterprise",
+            "enterprise_id",
+            "environment",
+            "environment_node_id",
+            "event_name",
+            "head_ref",
+            "job_workflow_ref",
+            "job_workflow_sha",
+            "ref",
+            "ref_protected",
+            "ref_type",
+            "repository",
+            "repository_id",
+            "repository_owner",
+            "repository_owner_id",
+            "repository_visibility",
+            "run_attempt",
+            "run_id",
+            "run_number",
+            "runner_environment",
+            "sha",
+            "workflow",
+            "workflow_ref",
+            "workflow_sha",
+        ]
     ),
     required=("sub", "repository", "repository_id", "repository_owner", "repository_owner_id", "ref", "event_name"),
     has_token_id=True,
@@ -54,9 +81,33 @@ _GITHUB: Final = Provider(
 )
 _GITLAB: Final = Provider(
     known=frozenset(
-        """ci_config_ref_uri ci_config_sha deployment_tier environment environment_action environment_protected job_id job_source namespace_id namespace_path
-        pipeline_id pipeline_source project_id project_path project_visibility ref ref_path ref_protected ref_type runner_environment sha user_access_level
-        user_email user_id user_login""".split()
+        [
+            "ci_config_ref_uri",
+            "ci_config_sha",
+            "deployment_tier",
+            "environment",
+            "environment_action",
+            "environment_protected",
+            "job_id",
+            "job_source",
+            "namespace_id",
+            "namespace_path",
+            "pipeline_id",
+            "pipeline_source",
+            "project_id",
+            "project_path",
+            "project_visibility",
+            "ref",
+            "ref_path",
+            "ref_protected",
+            "ref_type",
+            "runner_environment",
+            "sha",
+            "user_access_level",
+            "user_email",
+            "user_id",
+            "user_login",
+        ]
     ),
     required=("sub", "project_path", "project_id", "namespace_id", "ref", "ref_type", "pipeline_source"),
     has_token_id=True,

@@ -30,6 +30,12 @@ def all_policies(tx: Tx) -> tuple[Policy, ...]:
     return tuple(map(to_policy, rows))
 
 
+def find_status(tx: Tx) -> str | None:
+    """The organization's; None when there is none."""
+    row = tx.one(sa.select(organizations.c.status).where(organizations.c.organization_id == tx.caller.organization_id))
+    return None if row is None else str(row.status)
+
+
 def lock_organization(tx: Tx) -> str | None:
     """The organization's status; whoever else adds a policy to it waits until the unit of work ends. None when there is none."""
     query = sa.select(organizations.c.status).where(organizations.c.organization_id == tx.caller.organization_id)

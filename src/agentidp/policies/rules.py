@@ -121,7 +121,7 @@ def issuer_for(provider: ProviderName, given: str | None, *, github: str, gitlab
         reason = f"must be given for {provider}"
     elif provider == "github" and issuer != github and not (issuer.startswith(f"{github}/") and "/" not in issuer.removeprefix(f"{github}/")):
         reason = f"must be {github}, or that of an enterprise below it"
-    elif provider in {"kubernetes", "oidc"} and (issuer == gitlab or issuer == github or issuer.startswith(f"{github}/")):
+    elif provider in {"kubernetes", "oidc"} and (issuer in (gitlab, github) or issuer.startswith(f"{github}/")):
         reason = "has a provider of its own: choose github or gitlab"
     if reason is not None or issuer is None:
         raise InvalidFields([("issuer", str(reason))])
@@ -192,6 +192,8 @@ def checks(policy: Policy, claims: Mapping[str, str], audience: str) -> Iterator
         yield Check("policy", "in force", "its credential is revoked", is_met=False)
     for claim in provider.required:
         yield Check(claim, "text", claims.get(claim), is_met=bool(claims.get(claim)))
+    if provider.has_token_id:
+        yield Check("jti", "text", claims.get("jti"), is_met=bool(claims.get("jti")))
     if policy.provider == "kubernetes":
         subject = f"system:serviceaccount:{claims.get('kubernetes.io/namespace')}:{claims.get('kubernetes.io/serviceaccount/name')}"
         yield _equal(claims, "sub", subject)
@@ -212,7 +214,12 @@ def checks(policy: Policy, claims: Mapping[str, str], audience: str) -> Iterator
         yield _event(claims, provider.event, provider.events_to_name, provider.events_refused, conditions)
     if provider.workflow is not None and provider.workflow in claims and provider.workflow not in conditions:
         own = f"{claims.get(provider.repository or '')}/"
-        yield Check(provider.workflow, f"a workflow of the repository itself, or a condition: {own}…", claims[provider.workflow], is_met=claims[provider.workflow].startswith(own))
+        yield Check(
+            provider.workflow,
+            f"a workflow of the repository itself, or a condition: {own}…",
+            claims[provider.workflow],
+            is_met=claims[provider.workflow].startswith(own),
+        )
     for claim, condition in conditions.items():
         yield _condition(claims, claim, condition)
 
@@ -254,7 +261,7 @@ def choose(matching: Sequence[Policy], agent_id: str | None) -> Policy:
     if not found:
         raise NoPolicyMatches if not matching else NoPolicyMatches("No trust policy accepts this token for that agent.")
     if len({(policy.agent_id, policy.scopes) for policy in found}) > 1:
-        raise NoPolicyMatches("More than one trust policy accepts this token, and they lead to different agents or scopes; say which agent, or make them stricter.")
+        raise NoPolicyMatches(
+            "More than one trust policy accepts this token, and they lead to different agents or scopes; say which agent, or make them stricter."
+        )
     return found[0]
-
-

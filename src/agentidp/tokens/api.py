@@ -6,32 +6,46 @@ The first three are plain ASGI endpoints served ahead of the framework: they par
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
 from agentidp.agents.rules import AgentNotFound
 from agentidp.auth import guard, throttle
 from agentidp.auth.authority import is_alive, require_call
-from agentidp.auth.guard import GuardedRoute, OAuthRoute, write
+from agentidp.auth.guard import GuardedRoute, OAuthJsonRoute, OAuthRoute, write
 from agentidp.auth.instance import instance_of
 from agentidp.auth.jws import InvalidToken
 from agentidp.auth.jwt import VerifiedClaims, verify_access_token
+from agentidp.auth.outside_keys import IssuerUnreachable
 from agentidp.auth.scopes import SCOPES
 from agentidp.core import limits
 from agentidp.core.caller import AuditEntry, Caller
 from agentidp.core.errors import Invalid, InvalidScopes, TooManyCalls, Unauthenticated
 from agentidp.core.http import NO_STORE, JsonResponse
-from agentidp.core.operations import oauth, secured
+from agentidp.core.operations import oauth, public, secured
+from agentidp.core.resources import RequestBody, Uuid
 from agentidp.core.secrets import keyed_hash
 from agentidp.ledger.entries import Entry, SecretSnapshot
+from agentidp.policies.rules import ExchangeRefused, NoPolicyMatches, OutsideTokenInvalid, OutsideTokenReplayed
 from agentidp.tokens import actions
 from agentidp.tokens.clients import Form, presented_client, read_form
-from agentidp.tokens.grants import GRANTS
-from agentidp.tokens.rules import RESOURCE_PATTERN, InvalidClient, InvalidTarget, NotYourToken, TooManyTokens, UnauthorizedClient, UnsupportedGrantType
+from agentidp.tokens.grants import GRANTS, outside
+from agentidp.tokens.grants.token_exchange import ACCESS_TOKEN
+from agentidp.tokens.rules import (
+    RESOURCE_PATTERN,
+    InvalidClient,
+    InvalidTarget,
+    NotYourToken,
+    TooManyTokens,
+    UnauthorizedClient,
+    UnsupportedGrantType,
+    requested_scope,
+)
 
 router = APIRouter(prefix="/api/v1", tags=["Tokens"], route_class=GuardedRoute)
 oauth_router = APIRouter(prefix="/api/v1", tags=["Tokens"], route_class=OAuthRoute)
+exchange_router = APIRouter(prefix="/api/v1", tags=["Tokens"], route_class=OAuthJsonRoute)
 
 
 _SCOPE = "|".join(SCOPES)
@@ -56,6 +70,12 @@ class TokenRequest(BaseModel):
     resource: list[Resource] = Field(
         [], max_length=limits.RESOURCES_MAX, description="Whom the token is for (RFC 8707); may be repeated.", examples=[["https://api.example.com"]]
     )
+    assertion: str = Field("", description="Grant jwt-bearer: a token of another issuer that a trust policy accepts (RFC 7523).")
+    subject_token: str = Field("", description="Grant token-exchange: the token to exchange (RFC 8693).")
+    subject_token_type: str = Field("", description="What kind it is: `access_token` for one of ours, `jwt` for another issuer's.", examples=[ACCESS_TOKEN])
+    actor_token: str = Field("", description="An access token of the agent that is to act for the subject's.")
+    actor_token_type: str = Field("", examples=[ACCESS_TOKEN])
+    requested_token_type: str = Field("", examples=[ACCESS_TOKEN])
 
 
 class TokenResponse(BaseModel):
@@ -66,6 +86,17 @@ class TokenResponse(BaseModel):
     expires_in: int = Field(description="Seconds.", examples=[3600])
     scope: str
     id_token: str = Field("", description="When `openid` is among the scopes.")
+    issued_token_type: str = Field("", description="Of a token exchange (RFC 8693 section 2.2.1).")
+
+
+class ExchangeRequest(RequestBody):
+    """A token of another issuer that a trust policy accepts."""
+
+    token: Annotated[str, StringConstraints(min_length=1, max_length=limits.TOKEN_CHARACTERS_MAX)] = Field(examples=["eyJhbGciOiJSUzI1NiJ9.e30.AA"])
+    agent_id: Uuid | None = Field(None, description="Which agent is meant, where policies for more than one accept the token.")
+    scope: Annotated[str, StringConstraints(max_length=limits.SCOPE_CHARACTERS_MAX)] | None = Field(
+        None, description="Scopes separated by spaces; all that the policy allows when absent.", json_schema_extra={"pattern": f"^({_SCOPE})( ({_SCOPE}))*$"}
+    )
 
 
 class TokenForm(BaseModel):
@@ -96,16 +127,21 @@ class Introspection(BaseModel):
     jti: str = ""
     organization_id: str = ""
     credential_id: str = ""
+    act: dict[str, Any] = Field(default_factory=dict, description="Who acts for the agent (RFC 8693 section 4.1).")
 
 
 @oauth_router.post(
     "/token",
     operation_id="issueToken",
     response_model=TokenResponse,
-    **oauth(TokenRequest, TooManyTokens, UnsupportedGrantType, InvalidScopes, InvalidTarget, UnauthorizedClient, InvalidClient, security=[{"basic": []}, {}]),
+    **oauth(
+        TokenRequest,
+        *(TooManyTokens, UnsupportedGrantType, InvalidScopes, InvalidTarget, UnauthorizedClient, InvalidClient, ExchangeRefused, IssuerUnreachable),
+        security=[{"basic": []}, {}],
+    ),
 )
 async def token(request: Request) -> Response:
-    """Get an access token. The client authenticates with HTTP Basic or in the form."""
+    """Get an access token. The client authenticates with HTTP Basic or in the form, unless what it presents is the whole proof: a token to be exchanged."""
     form = await read_form(request)
     if "grant_type" not in form:
         raise Invalid("The parameter grant_type is missing.")
@@ -113,6 +149,22 @@ async def token(request: Request) -> Response:
     if grant is None:
         raise UnsupportedGrantType
     return JsonResponse(await grant(request, form), headers=NO_STORE)
+
+
+@exchange_router.post(
+    "/oidc/token",
+    operation_id="exchangeToken",
+    response_model=TokenResponse,
+    **public(
+        *(OutsideTokenInvalid, OutsideTokenReplayed, NoPolicyMatches, InvalidScopes, InvalidTarget, UnauthorizedClient, TooManyTokens, IssuerUnreachable),
+        body=True,
+        oauth=True,
+    ),
+)
+async def exchange(request: Request, body: ExchangeRequest) -> Response:
+    """Exchange a token of GitHub Actions, GitLab, Kubernetes or another issuer for an access token, by your organization's trust policies."""
+    scope = requested_scope({} if body.scope is None else {"scope": [body.scope]})
+    return JsonResponse(await outside.exchange(request, body.token, outside.Wanted("oidc", body.agent_id, scope)), headers=NO_STORE)
 
 
 @oauth_router.post(
@@ -133,7 +185,7 @@ async def introspect(request: Request) -> Response:
         await write(request, actions.record_inactive, own.token_id if own is not None else None)
         return JsonResponse({"active": False}, headers=NO_STORE)
     shown = {name: own.claims[name] for name in ("scope", "client_id", "exp", "iat", "sub", "aud", "iss", "jti", "organization_id", "credential_id")}
-    return JsonResponse({"active": True, "token_type": "Bearer", **shown}, headers=NO_STORE)
+    return JsonResponse({"active": True, "token_type": "Bearer", **shown, **({"act": own.claims["act"]} if own.actors else {})}, headers=NO_STORE)
 
 
 @oauth_router.post(

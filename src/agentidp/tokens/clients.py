@@ -16,8 +16,13 @@ from agentidp.tokens.rules import InvalidClient
 Form = dict[str, list[str]]
 
 _BASIC = re.compile(r"basic +([A-Za-z0-9+/]+={0,2})", re.IGNORECASE | re.ASCII)
-_REPEATABLE = frozenset({"resource"})
-_BODY_ONLY = frozenset({"client_id", "client_secret", "token", "grant_type", "scope", "resource", "token_type_hint"})
+_REPEATABLE = frozenset({"resource", "audience"})
+_BODY_ONLY = frozenset(
+    {
+        *("client_id", "client_secret", "token", "grant_type", "scope", "resource", "audience", "token_type_hint", "assertion"),
+        *("subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,12 @@ def presented_client(request: Request, form: Form) -> PresentedClient | None:
     if form.get("client_id", [client.client_id]) != [client.client_id]:
         raise Invalid("client_id in the body is not the client of the Authorization header.")
     return client
+
+
+def require_no_secret(request: Request, form: Form) -> None:
+    """Where what is presented is the whole proof, a secret beside it would only seem to be looked at. Raises Invalid."""
+    if "client_secret" in form or header_values(request, b"authorization"):
+        raise Invalid("This grant needs no client authentication; send no client_secret and no Authorization header.")
 
 
 def _malformed() -> InvalidClient:

@@ -36,7 +36,7 @@ async def handle(request: Request, form: Form) -> dict[str, Any]:
         await throttle.admit(request, agent)
         return issue_token(agent, now, source, scope=scope, audience=audience, lifetime_seconds=instance.settings.tokens.lifetime_seconds)
 
-    entry, answer = await instance.ledger.settle(lambda: instance.ledger.snapshots.find_secret(key), decide, lambda token: _answer(instance, token))
+    entry, answer = await instance.ledger.settle(lambda: instance.ledger.snapshots.find_secret(key), decide, lambda token: token_answer(instance, token))
     if entry.verdict is Verdict.OVER_LIMIT:
         raise TooManyTokens(instance.clock(), audit=[over_limit(entry.snapshot)])
     note_use(entry, instance.clock())
@@ -44,7 +44,8 @@ async def handle(request: Request, form: Form) -> dict[str, Any]:
     return answer
 
 
-def _answer(instance: Instance, token: IssuedToken) -> dict[str, Any]:
+def token_answer(instance: Instance, token: IssuedToken) -> dict[str, Any]:
+    """The signed token, and an ID token where `openid` is among its scopes."""
     key, issuer = instance.keys.current, instance.settings.issuer
     claims = access_token_claims(token, issuer)
     access_token = encode(key, ACCESS_TOKEN_TYPE, claims)
@@ -54,7 +55,7 @@ def _answer(instance: Instance, token: IssuedToken) -> dict[str, Any]:
         "expires_in": token.expires_at - token.issued_at,
         "scope": claims["scope"],
     }
-    if "openid" in token.scope.split():
+    if "openid" in token.scope.split() and not token.rests_on:
         half = hashlib.sha256(access_token.encode()).digest()[:16]
         answer["id_token"] = encode(key, ID_TOKEN_TYPE, id_token_claims(token, issuer, encode_base64url(half)))
     return answer

@@ -41,7 +41,9 @@ def upgrade() -> None:
         sa.CheckConstraint("provider IN ('github', 'gitlab', 'kubernetes', 'oidc')", name=op.f("ck_trust_policies_provider")),
         sa.ForeignKeyConstraint(["organization_id"], ["organizations.organization_id"], name=op.f("fk_trust_policies_organization_id")),
         sa.ForeignKeyConstraint(
-            ["organization_id", "credential_id"], ["credentials.organization_id", "credentials.credential_id"], name=op.f("fk_trust_policies_organization_id_credential_id")
+            ["organization_id", "credential_id"],
+            ["credentials.organization_id", "credentials.credential_id"],
+            name=op.f("fk_trust_policies_organization_id_credential_id"),
         ),
         sa.PrimaryKeyConstraint("organization_id", "policy_id", name=op.f("pk_trust_policies")),
     )
