@@ -1,10 +1,7 @@
 """Tokens of other issuers for ours: who gets one, what it may do, how long it lives, and what ends it."""
 
-import pytest
 from tests.auth.forgery import parts
 from tests.policies.conftest import Issuers, Trust
-
-from agentidp.core.clock import from_rfc3339
 
 BEARER, EXCHANGE = "jwt-bearer", "token-exchange"
 JWT = "urn:ietf:params:oauth:token-type:jwt"

@@ -14,7 +14,7 @@ from agentidp.core import limits
 
 # GitHub and Microsoft name their certificate beside the key. A thumbprint is no key and no place to get one; everything else that points to keys is refused.
 _THUMBPRINTS: Final = frozenset({"x5t", "x5t#S256"})
-_TYPES: Final = frozenset({None, "jwt"})  # a token that calls itself something else was made for something else
+_TYPE: Final = "jwt"  # or none; a token that calls itself something else was made for something else
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class OutsideToken:
 def parse_outside(unverified_token: str) -> UnverifiedOutside:
     """Whom to ask for the key. Raises InvalidToken, also for a token with more than one audience: the others could use it here."""
     token = parse_unverified(unverified_token, ignored=_THUMBPRINTS)
-    kind = token.header.get("typ")
-    if (kind.lower() if isinstance(kind, str) else kind) not in _TYPES:
+    kind = token.header.get("typ", _TYPE)
+    if not isinstance(kind, str) or kind.lower() != _TYPE:
         raise InvalidToken("typ is not JWT")
     audience = token.payload.get("aud")
     if isinstance(audience, list) and len(audience) == 1:

@@ -92,7 +92,7 @@ def error_responses(errors: Sequence[type[Problem]], *, oauth: bool = False) -> 
         value = {"error": error.oauth_error, "error_description": error.title} if oauth else {"code": error.code, "message": error.title}
         name = error.oauth_error if oauth and error.oauth_error != "invalid_grant" else error.code
         entry["content"]["application/json"]["examples"][name] = {"value": value | ({"code": error.code} if oauth and name == error.code else {})}
-        if error.status in {401, 403}:
+        if error.status == Unauthenticated.status or issubclass(error, Forbidden):
             entry["headers"] = _CHALLENGE
         if error.status in {429, 503}:
             entry["headers"] = _RETRY

@@ -139,11 +139,11 @@ def is_condition_allowed(provider: Provider, claim: str) -> bool:
 def texts_of(name: ProviderName, claims: Mapping[str, Any]) -> dict[str, str]:
     """The claims that are text, by their path; whatever is something else is as good as absent."""
     found = {claim: value for claim, value in claims.items() if isinstance(value, str)}
-    inside = claims.get("kubernetes.io")
-    if name != "kubernetes" or not isinstance(inside, dict):
+    if name != "kubernetes":
         return found
+    inside = claims.get("kubernetes.io")
     found = {claim: value for claim, value in found.items() if not claim.startswith("kubernetes.io/")}
-    for part, value in inside.items():
+    for part, value in (inside if isinstance(inside, dict) else {}).items():
         if isinstance(value, str):
             found[f"kubernetes.io/{part}"] = value
         elif isinstance(value, dict):
