@@ -36,6 +36,11 @@ JWKS_MAX_AGE_SECONDS: Final = 300  # verifiers may keep the key set this long; r
 KEYS_REFRESH_SECONDS: Final = 5  # another process's rotation is seen at the latest after this
 UNKNOWN_KEY_RELOAD_SECONDS: Final = 1  # at most one reload of the key table a second for unknown key ids
 
+FOREIGN_KEYS_CACHED_MAX: Final = 4096  # public keys of clients that need not be parsed again, about 1 KB each
+FOREIGN_RSA_BITS_MAX: Final = 4096  # to check a signature with it takes 0.1 ms
+FOREIGN_KEY_MEMBERS_MAX: Final = 20  # of a JWK; those that we know are ten
+JTI_CHARACTERS_MAX: Final = 256  # of an id that a client gives its assertion or proof; a UUID has 36
+CLIENT_ASSERTION_SECONDS_MAX: Final = 3_600  # an assertion's life; a good one has a minute, but libraries make them for an hour by default
 ONE_TIME_MARGIN_SECONDS: Final = 120  # a used value is kept so long beyond its expiry: clocks differ by 60 s, and a decision waits twice 10 s for its commit
 
 # Rates --------------------------------------------------------------------------------------

@@ -33,6 +33,14 @@ class TooManyCredentials(Conflict):
     title = "The agent has as many active credentials as it may have; revoke one first."
 
 
+class KeyAlreadyRegistered(Conflict):
+    title = "The agent has this key already; a second credential with it would keep it alive when the first is revoked."
+
+
+class KeyNotRotated(Conflict):
+    title = "A key is replaced by another credential: generate one for the new key, and revoke this one when nobody uses it any longer."
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
     """Instants are milliseconds. `status` is derived: a decommissioned agent's credentials are revoked."""
