@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import schemathesis
@@ -25,6 +25,8 @@ from tests.tenants import Tenant, TestAgent, make_administrator, make_tenant
 from agentidp.app import ROUTES
 from agentidp.audit.queries import list_events
 from agentidp.audit.rules import AuditFilter
+from agentidp.auth.jwk import generate, public_jwk
+from agentidp.auth.jws import Algorithm
 from agentidp.auth.scopes import SCOPES
 from agentidp.core import limits
 from agentidp.core.caller import Caller
@@ -46,6 +48,11 @@ WEBHOOK = "POST /api/v1/billing/webhook"
 _NOW = datetime.now(UTC)
 _FUTURE = st.integers(1, 365 * 5000).map(lambda days: (_NOW + timedelta(days)).isoformat().replace("+00:00", "Z"))
 schemathesis.openapi.format("date-time", _FUTURE)
+
+# Nor that numbers of the right size are those of a key: they are replaced.
+KEYS = {key["kty"]: key for key in (public_jwk(generate(algorithm), algorithm) for algorithm in get_args(Algorithm))}
+_32_BYTES = "[A-Za-z0-9_-]{43}"
+NUMBERS = {"EC": {"x": _32_BYTES, "y": _32_BYTES}, "OKP": {"x": _32_BYTES}, "RSA": {"n": "[A-Za-z0-9_-]{342,683}"}}
 
 
 @pytest.mark.parametrize("engine", ["sqlite"])
@@ -144,6 +151,10 @@ def prepare(tenant: Tenant, caller: TestAgent, seen_emails: set[str], case: Any)
         body |= {"client_id": caller.agent_id, "client_secret": caller.client_secret}
     else:
         body.pop("client_secret", None)  # the caller has proven itself with its bearer token
+    if isinstance(jwk := body.get("jwk"), dict) and all(
+        re.fullmatch(form, str(jwk.get(name))) for name, form in NUMBERS.get(jwk.get("kty"), {"": "-"}).items()
+    ):
+        jwk |= {name: KEYS[jwk["kty"]][name] for name in NUMBERS[jwk["kty"]]}
     if isinstance(email := body.get("email"), str):
         if email in seen_emails:
             body["email"] = f"{len(seen_emails)}{email}"

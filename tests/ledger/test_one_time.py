@@ -55,6 +55,7 @@ def test_of_entries_with_one_value_the_first_stands() -> None:
     batch += [Entry(SNAPSHOT, once=(value("c"), value("taken"))), Entry(SNAPSHOT, once=(value("c"), value("d")))]
     refuse_replayed(batch, {("o1", "test", value(name).digest) for name in "abcd"})
     assert [one.verdict for one in batch] == [RECORDED, REPLAYED, RECORDED, REPLAYED, REPLAYED, RECORDED]
+    assert [one.replayed for one in batch] == ["", "test", "", "test", "test", ""]
 
 
 def test_only_what_the_limit_refused_gives_its_values_back() -> None:
@@ -62,11 +63,11 @@ def test_only_what_the_limit_refused_gives_its_values_back() -> None:
     assert unused(batch) == [("o1", "test", value("OVER_LIMIT").digest)]
 
 
-@pytest.mark.parametrize(("issued_at", "verdict"), [(4999, DEAD), (5000, RECORDED)])
-def test_what_may_have_been_used_before_a_restore_is_dead(issued_at: int, verdict: Verdict) -> None:
-    one = Entry(SNAPSHOT, once=(value("a", issued_at=9000), value("b", issued_at=issued_at)))
+@pytest.mark.parametrize(("issued_at", "verdict", "kind"), [(4999, REPLAYED, "b"), (5000, RECORDED, "")])
+def test_what_may_have_been_used_before_a_restore_is_taken_for_used(issued_at: int, verdict: Verdict, kind: str) -> None:
+    one = Entry(SNAPSHOT, once=(value("a", kind="a", issued_at=9000), value("b", kind="b", issued_at=issued_at)))
     judge([one], replace(facts(), tokens_not_before=5000))
-    assert one.verdict is verdict
+    assert (one.verdict, one.replayed) == (verdict, kind)
 
 
 def test_a_value_is_used_once_in_its_organization(database_url: str) -> None:
@@ -165,7 +166,7 @@ def test_after_a_restore_only_what_was_made_since_may_be_used(database_url: str)
 
         await database.write(restore, replace(SYSTEM, organization_id=known.organization_id))
         batch = [Entry(known.snapshot, once=(value(f"a{instant}", issued_at=instant),)) for instant in (4999, 5000)]
-        assert await write_together(database, batch) == [DEAD, RECORDED]
+        assert await write_together(database, batch) == [REPLAYED, RECORDED]
         claimed = [await database.write(claim_once, known.caller, value(f"b{instant}", issued_at=instant)) for instant in (4999, 5000)]
         assert claimed == [False, True]
         assert await used(database, known) == 2

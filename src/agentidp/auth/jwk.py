@@ -1,8 +1,13 @@
-"""Making keys, writing their public halves as JWK, and reading those of others (RFC 7517, RFC 7518, RFC 8037, RFC 9864); key ids are thumbprints (RFC 7638)."""
+"""Making keys, writing their public halves as JWK, and reading those of others (RFC 7517, RFC 7518, RFC 8037, RFC 9864).
 
+Key ids are thumbprints (RFC 7638).
+"""
+
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -17,13 +22,27 @@ from cryptography.hazmat.primitives.serialization import (
 from agentidp.auth.jws import RSA_BITS, Algorithm, InvalidToken, PrivateKey, PublicKey, decode_base64url, encode_base64url
 from agentidp.core import limits
 
-_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
-_RSA_EXPONENT = 65_537  # the only one in use; smaller ones are for mistakes
 _THUMBPRINT_MEMBERS = {"EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n"), "OKP": ("crv", "kty", "x")}
 
+_PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+_EXPONENT = "AQAB"  # 65537: what every key has that was made with care
 
-class NotUsable(ValueError):
-    """The JWK verifies no signature here."""
+
+class InvalidKey(ValueError):
+    """Not a public key that we take. The text is for whoever sent it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """Somebody else's public key, checked. `members` are those that make the key."""
+
+    algorithm: Algorithm
+    public_key: PublicKey
+    members: dict[str, str]
+
+    @property
+    def thumbprint(self) -> str:
+        return thumbprint(self.members)
 
 
 def generate(algorithm: Algorithm) -> PrivateKey:
@@ -63,31 +82,6 @@ def public_jwk(key: PrivateKey, algorithm: Algorithm) -> dict[str, str]:
     return members | {"kid": thumbprint(members), "use": "sig", "alg": algorithm}
 
 
-def public_key_of(jwk: Mapping[str, Any]) -> tuple[Algorithm, PublicKey]:
-    """Somebody's public key, and the one algorithm that it is for.
-
-    Raises NotUsable for a private or symmetric key, a weak one, one for something else, or of an algorithm that is not accepted here.
-    """
-    if _PRIVATE_MEMBERS & jwk.keys() or jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ("verify",)):
-        raise NotUsable
-    try:
-        match jwk.get("kty"), jwk.get("crv"):
-            case "RSA", None:
-                algorithm, key = _read_rsa(jwk)
-            case "EC", "P-256":
-                x, y = (int.from_bytes(_member(jwk, name, 32)) for name in ("x", "y"))
-                algorithm, key = "ES256", ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
-            case "OKP", "Ed25519":
-                algorithm, key = "Ed25519", ed25519.Ed25519PublicKey.from_public_bytes(_member(jwk, "x", 32))
-            case _:
-                raise NotUsable
-    except (InvalidToken, ValueError, TypeError) as error:
-        raise NotUsable from error
-    if jwk.get("alg", algorithm) != algorithm:
-        raise NotUsable
-    return algorithm, key
-
-
 def thumbprint(members: dict[str, str]) -> str:
     """base64url of the SHA-256 of the required members in canonical form (RFC 7638 section 3)."""
     required = {name: members[name] for name in _THUMBPRINT_MEMBERS[members["kty"]]}
@@ -95,20 +89,54 @@ def thumbprint(members: dict[str, str]) -> str:
     return encode_base64url(hashlib.sha256(canonical.encode()).digest())
 
 
+def parse_public(document: Mapping[str, Any]) -> ForeignKey:
+    """The public key that somebody sent as a JWK. Raises InvalidKey with a sentence."""
+    if _PRIVATE_MEMBERS & document.keys():
+        raise InvalidKey("holds a private key: keep that to yourself, send the public half only, and if others may have seen it make another one")
+    algorithm: Algorithm
+    match document:
+        case {"kty": "EC", "crv": "P-256", "x": str(), "y": str()}:
+            algorithm = "ES256"
+        case {"kty": "RSA", "n": str(), "e": str()}:
+            algorithm = "RS256"
+        case {"kty": "OKP", "crv": "Ed25519", "x": str()}:
+            algorithm = "Ed25519"
+        case _:
+            raise InvalidKey("must be a key for ES256 (EC, P-256), RS256 (RSA) or Ed25519 (OKP), with all its members")
+    if document.get("use", "sig") != "sig" or document.get("alg", algorithm) != algorithm or document.get("key_ops", ["verify"]) != ["verify"]:
+        raise InvalidKey(f"must be for signatures with {algorithm}: use, alg and key_ops say so, or are absent")
+    members = {name: document[name] for name in _THUMBPRINT_MEMBERS[document["kty"]]}
+    return ForeignKey(algorithm, _public_key(*members.items()), members)
+
+
+@functools.lru_cache(limits.FOREIGN_KEYS_CACHED_MAX)
+def _public_key(*members: tuple[str, str]) -> PublicKey:
+    try:
+        match dict(members):
+            case {"kty": "EC", "x": x, "y": y}:
+                return ec.EllipticCurvePublicNumbers(_integer(x, 32), _integer(y, 32), ec.SECP256R1()).public_key()
+            case {"kty": "RSA", "n": n, "e": e}:
+                modulus = _integer(n)
+                if e != _EXPONENT or modulus % 2 == 0 or not RSA_BITS <= modulus.bit_length() <= limits.FOREIGN_RSA_BITS_MAX:
+                    raise InvalidKey(f"must have an odd modulus of {RSA_BITS} to {limits.FOREIGN_RSA_BITS_MAX} bits and the exponent 65537")
+                return rsa.RSAPublicNumbers(65537, modulus).public_key()
+            case {"x": x}:
+                return ed25519.Ed25519PublicKey.from_public_bytes(decode_base64url(x))
+    except InvalidKey:
+        raise
+    except (InvalidToken, ValueError) as error:
+        raise InvalidKey("is not a key: its numbers are wrong") from error
+    raise AssertionError("one of the three it is")
+
+
+def _integer(text: str, length: int | None = None) -> int:
+    """An unsigned integer of that many bytes, or else of as few as it needs (RFC 7518 sections 2 and 6.2.1.2). Raises InvalidToken, InvalidKey."""
+    raw = decode_base64url(text)
+    value = int.from_bytes(raw)
+    if len(raw) != (length or (value.bit_length() + 7) // 8):
+        raise InvalidKey("has a number of the wrong length")
+    return value
+
+
 def _number(value: int, length: int | None = None) -> str:
     return encode_base64url(value.to_bytes(length or (value.bit_length() + 7) // 8))
-
-
-def _read_rsa(jwk: Mapping[str, Any]) -> tuple[Algorithm, PublicKey]:
-    n, e = (int.from_bytes(_member(jwk, name)) for name in ("n", "e"))
-    if e != _RSA_EXPONENT or not RSA_BITS <= n.bit_length() <= limits.OUTSIDE_RSA_BITS_MAX:
-        raise NotUsable
-    return "RS256", rsa.RSAPublicNumbers(e, n).public_key()
-
-
-def _member(jwk: Mapping[str, Any], name: str, length: int | None = None) -> bytes:
-    value = jwk.get(name)
-    raw = decode_base64url(value) if isinstance(value, str) else b""
-    if not raw or (length is not None and len(raw) != length):
-        raise NotUsable
-    return raw

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agentidp.auth.jwk import NotUsable, public_key_of
+from agentidp.auth.jwk import InvalidKey, parse_public
 from agentidp.auth.jws import PublicKey
 from agentidp.core import limits
 from agentidp.core.clock import Clock
@@ -138,8 +138,9 @@ def _usable_keys(document: Mapping[str, Any]) -> dict[str, OutsideKey]:
             continue
         counted[key_id] += 1
         try:
-            found[key_id] = OutsideKey(*public_key_of(row))
-        except NotUsable:
+            parsed = parse_public(row)
+            found[key_id] = OutsideKey(parsed.algorithm, parsed.public_key)
+        except InvalidKey:
             continue
     return {key_id: key for key_id, key in found.items() if counted[key_id] == 1}
 

@@ -29,12 +29,16 @@ class CredentialAlreadyRevoked(Conflict):
     title = "The credential is revoked, which is final; generate a new one."
 
 
-class NoSecret(Conflict):
-    title = "The credential has no secret that could be rotated; revoke it instead."
-
-
 class TooManyCredentials(Conflict):
     title = "The agent has as many active credentials as it may have; revoke one first."
+
+
+class KeyAlreadyRegistered(Conflict):
+    title = "The agent has this key already; a second credential with it would keep it alive when the first is revoked."
+
+
+class KeyNotRotated(Conflict):
+    title = "Only a secret is rotated. A key or a trust policy is replaced by another one: revoke this when nobody uses it any longer."
 
 
 @dataclass(frozen=True, slots=True)

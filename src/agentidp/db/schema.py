@@ -131,14 +131,15 @@ organization_members = sa.Table(
     sa.ForeignKeyConstraint(["organization_id", "agent_id"], ["agents.organization_id", "agents.agent_id"]),
 )
 
-# owner: credentials. What an agent proves itself with; the secret itself lives in `credential_secrets`, a policy in `trust_policies`.
+# owner: credentials. What an agent proves itself with; the secret itself lives in `credential_secrets`, the public key in `credential_keys`, a policy in
+# `trust_policies`.
 credentials = sa.Table(
     "credentials",
     metadata,
     _organization_key(),
     sa.Column("credential_id", Id, primary_key=True),
     sa.Column("agent_id", Id, nullable=False),
-    sa.Column("kind", sa.String(16), sa.CheckConstraint("kind IN ('secret', 'policy')", name="kind"), nullable=False),
+    sa.Column("kind", sa.String(16), sa.CheckConstraint("kind IN ('secret', 'public_key', 'policy')", name="kind"), nullable=False),
     sa.Column("hint", sa.String(64), nullable=False),
     sa.Column("expires_at", Instant),
     sa.Column("revoked_at", Instant),
@@ -161,6 +162,19 @@ credential_secrets = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.ForeignKeyConstraint(["organization_id", "credential_id"], ["credentials.organization_id", "credentials.credential_id"]),
     sa.Index("ix_credential_secrets_credential", "organization_id", "credential_id"),
+)
+
+# owner: credentials. The directory by which a client's keys are found without knowing its organization.
+credential_keys = sa.Table(
+    "credential_keys",
+    metadata,
+    sa.Column("agent_id", Id, primary_key=True),
+    sa.Column("credential_id", Id, primary_key=True),
+    sa.Column("organization_id", Id, nullable=False),
+    sa.Column("public_jwk", Json, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.ForeignKeyConstraint(["organization_id", "credential_id"], ["credentials.organization_id", "credentials.credential_id"]),
+    sa.Index("ix_credential_keys_credential", "organization_id", "credential_id"),
 )
 
 # owner: policies. Whose tokens of other issuers are good for what. `credential_id` stands for the policy where it leads to an agent: revoked with it, so that its

@@ -59,6 +59,14 @@ class SecretSnapshot:
     credential: Snapshot
 
 
+@dataclass(slots=True)
+class ClientKeys:
+    """The public keys that a client has registered and not revoked, each as a JWK with the credential that it belongs to; the newest first."""
+
+    client_id: str
+    keys: tuple[tuple[Mapping[str, str], Snapshot], ...]
+
+
 class Verdict(Enum):
     """What became of an entry."""
 
@@ -108,6 +116,7 @@ class Entry(msgspec.Struct):
     used: bool = False  # stamp the credential's last use
     essential: bool = False  # counted as any other, but not refused when the day's limit is reached
     once: tuple[OneTime, ...] = ()  # what it uses up
+    replayed: str = ""  # the kind of the one of them that was used before, when that is the verdict
     verdict: Verdict = Verdict.RECORDED
 
 
@@ -130,10 +139,11 @@ def judge(batch: Sequence[Entry], facts: Facts) -> None:
             entry.token_id in facts.revoked_tokens or entry.key_id in facts.withdrawn_keys or entry.token_issued_at < facts.tokens_not_before
         ):
             entry.verdict = Verdict.DEAD
-        elif entry.once and any(value.issued_at < facts.tokens_not_before for value in entry.once):
-            entry.verdict = Verdict.DEAD  # the restored database may not know that it was used
         else:
             entry.verdict = Verdict.RECORDED
+            for value in entry.once:
+                if value.issued_at < facts.tokens_not_before:  # the restored database may not know that it was used
+                    entry.verdict, entry.replayed = Verdict.REPLAYED, value.kind
 
 
 def claims(batch: Iterable[Entry]) -> list[tuple[Claim, int]]:
@@ -151,10 +161,10 @@ def refuse_replayed(batch: Iterable[Entry], free: set[Claim]) -> None:
     for entry in batch:
         if entry.once and entry.verdict is Verdict.RECORDED:
             wanted = set(_claims_of(entry))
-            if wanted <= free:
-                free -= wanted
+            if used := wanted - free:
+                entry.verdict, entry.replayed = Verdict.REPLAYED, min(used)[1]
             else:
-                entry.verdict = Verdict.REPLAYED
+                free -= wanted
 
 
 def unused(batch: Iterable[Entry]) -> list[Claim]:

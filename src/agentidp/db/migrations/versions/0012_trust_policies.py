@@ -15,12 +15,12 @@ depends_on = None
 
 _ID = sa.String(36).with_variant(sa.UUID(as_uuid=False), "postgresql")
 _JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
-_KINDS = "kind IN ('secret')"
-_KINDS_NOW = "kind IN ('secret', 'policy')"
+_BEFORE = "kind IN ('secret', 'public_key')"
+_AFTER = "kind IN ('secret', 'public_key', 'policy')"
 
 
 def upgrade() -> None:
-    _allow_kinds(_KINDS_NOW)
+    _replace_check(_BEFORE, _AFTER)
     op.create_table(
         "trust_policies",
         sa.Column("organization_id", _ID, nullable=False),
@@ -51,11 +51,21 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("trust_policies")
-    op.execute("UPDATE credentials SET kind = 'secret' WHERE kind = 'policy'")  # without a secret it is good for nothing
-    _allow_kinds(_KINDS)
+    if op.get_context().dialect.name == "postgresql":
+        op.execute("ALTER TABLE credentials NO FORCE ROW LEVEL SECURITY")  # else its owner would delete nothing
+    op.execute("DELETE FROM credentials WHERE kind = 'policy'")  # what is left of them opens nothing
+    _replace_check(_AFTER, _BEFORE)
 
 
-def _allow_kinds(condition: str) -> None:
-    with op.batch_alter_table("credentials") as batch:
-        batch.drop_constraint(op.f("ck_credentials_kind"), type_="check")
-        batch.create_check_constraint(op.f("ck_credentials_kind"), condition)
+def _replace_check(old: str, new: str) -> None:
+    """As in 0011."""
+    if op.get_context().dialect.name == "postgresql":
+        op.drop_constraint(op.f("ck_credentials_kind"), "credentials", type_="check")
+        op.create_check_constraint(op.f("ck_credentials_kind"), "credentials", new)
+        return
+    connection = op.get_bind()
+    version = connection.exec_driver_sql("PRAGMA schema_version").scalar_one()
+    connection.exec_driver_sql("PRAGMA writable_schema=ON")
+    connection.exec_driver_sql("UPDATE sqlite_schema SET sql = replace(sql, ?, ?) WHERE name = 'credentials'", (old, new))
+    connection.exec_driver_sql(f"PRAGMA schema_version={version + 1}")
+    connection.exec_driver_sql("PRAGMA writable_schema=OFF")
