@@ -137,8 +137,8 @@ async def refuse(request: Request, problem: Problem, *, oauth: bool) -> Response
     headers = {}
     if problem.is_failed_login:
         problem = await throttle.count_failure(request) or problem
-    if isinstance(problem, Forbidden) and problem.scope:
-        headers = challenge(instance_of(request), 'error="insufficient_scope"', f'scope="{problem.scope}"')
+    if isinstance(problem, Forbidden):
+        headers = challenge(instance_of(request), 'error="insufficient_scope"', *([f'scope="{problem.scope}"'] if problem.scope else ()))
     try:
         await _leave_trail(request, problem)
     except Problem as unavailable:

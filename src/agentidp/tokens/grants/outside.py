@@ -24,7 +24,17 @@ from agentidp.ledger.entries import Entry, OneTime, Snapshot, Verdict
 from agentidp.policies import actions as policy_actions
 from agentidp.policies.known import policies_of
 from agentidp.policies.providers import PROVIDERS, texts_of
-from agentidp.policies.rules import NoPolicyMatches, OutsideTokenInvalid, OutsideTokenReplayed, Policy, choose, is_satisfied, needs_recording, organization_of
+from agentidp.policies.rules import (
+    NoPolicyMatches,
+    OutsideTokenInvalid,
+    OutsideTokenReplayed,
+    Policy,
+    PolicyNotFound,
+    choose,
+    is_satisfied,
+    needs_recording,
+    organization_of,
+)
 from agentidp.tokens.actions import Basis, exchange_refused, issue_registration_token, issue_token, note_use, over_limit
 from agentidp.tokens.grants.client_credentials import token_answer
 from agentidp.tokens.rules import InvalidTarget, IssuedToken, TooManyTokens, UnauthorizedClient
@@ -32,7 +42,7 @@ from agentidp.tokens.rules import InvalidTarget, IssuedToken, TooManyTokens, Una
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked for beside the token itself. `audience` None: the default one."""
+    """What is asked for beside the token itself. `audience` empty: the default one."""
 
     grant: str
     agent_id: str | None = None
@@ -45,9 +55,8 @@ async def exchange(request: Request, unverified_token: str, wanted: Wanted) -> d
     instance, source = instance_of(request), origin(request)
     organization_id, token = await _verified(request, unverified_token)
     found = _Chosen(instance, organization_id, token, wanted, source)
-    policy = await found.policy(fresh=False)
-    if policy.agent_id is None:
-        return await _registration(instance, policy, found, source)
+    if (await found.policy(fresh=False)).agent_id is None:
+        return await _registration(instance, await found.policy(fresh=True), found, source)
     audience = wanted.audience or (instance.settings.default_audience,)
 
     async def decide(client: Snapshot | None) -> tuple[Entry, IssuedToken]:
@@ -99,6 +108,8 @@ class _Chosen:
         except NoPolicyMatches as refused:
             if not fresh:
                 return await self.policy(fresh=True)
+            if not any(policy.issuer == self._token.issuer for policy in policies):
+                raise _untrusted("no trust policy of the organization names its issuer") from refused
             refused.audit = (exchange_refused(None, self._organization_id, "no trust policy matches", issuer=self._token.issuer, subject=self.subject),)
             raise
         self.chosen = chosen
@@ -118,7 +129,11 @@ class _Chosen:
         """Before anything is issued by it: whoever comes at the same time with another repository of that name is refused."""
         numbers = [texts_of(policy.provider, self._token.claims)[claim] for claim in PROVIDERS[policy.provider].repository_ids or ()]
         caller = Caller(self._organization_id, origin=self._source)
-        recorded = await self._instance.database.write(policy_actions.record_repository, caller, policy.policy_id, *numbers)
+        try:
+            recorded = await self._instance.database.write(policy_actions.record_repository, caller, policy.policy_id, *numbers)
+        except PolicyNotFound as error:
+            raise NoPolicyMatches from error
+        await policies_of(self._instance).of(self._organization_id, fresh=True)
         if not self._satisfies(recorded):
             raise NoPolicyMatches
         return recorded
@@ -138,9 +153,15 @@ async def _verified(request: Request, unverified_token: str) -> tuple[str, Outsi
         if token.token_id is None and any(PROVIDERS[policy.provider].has_token_id for policy in providers):
             raise InvalidToken("jti is missing")
     except InvalidToken as error:
-        entry = AuditEntry("auth.failed", "failure", metadata={"reason": f"outside token: {error}"})
-        raise OutsideTokenInvalid(f"The token is not accepted: {error}.", audit=[entry]) from error
+        raise _untrusted(str(error)) from error
     return organization_id, token
+
+
+def _untrusted(reason: str) -> OutsideTokenInvalid:
+    """On the operator's account: that it names an organization, anybody can write into a token."""
+    return OutsideTokenInvalid(
+        f"The token is not accepted: {reason}.", audit=[AuditEntry("auth.failed", "failure", metadata={"reason": f"outside token: {reason}"})]
+    )
 
 
 async def _providers(instance: Instance, organization_id: str, unverified: UnverifiedOutside) -> list[Policy]:
@@ -154,10 +175,15 @@ async def _providers(instance: Instance, organization_id: str, unverified: Unver
 
 async def _registration(instance: Instance, policy: Policy, found: _Chosen, source: Origin) -> dict[str, Any]:
     wanted, issuer = found.wanted, instance.settings.issuer
+    if policy.agent_id is not None:
+        raise Unavailable("The trust policies are being changed; nothing was done. Please try again.")
     if wanted.scope not in {None, REGISTRATION_SCOPE}:
         raise InvalidScopes(f"The trust policy names no agent: its tokens register one, with scope {REGISTRATION_SCOPE} and no other.")
     if wanted.audience not in {(), (issuer,)}:
         raise InvalidTarget("The trust policy names no agent: its tokens are for this server, and for no other.")
     caller = Caller(policy.organization_id, origin=source)
-    issued = await instance.database.write(issue_registration_token, caller, policy, found.basis(None), issuer)
+    try:
+        issued = await instance.database.write(issue_registration_token, caller, policy, found.basis(None), issuer)
+    except PolicyNotFound as error:
+        raise NoPolicyMatches(audit=[exchange_refused(None, policy.organization_id, "no trust policy matches", subject=found.subject)]) from error
     return token_answer(instance, issued)
