@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tests.auth.forgery import parts
 from tests.policies.conftest import Issuers, Trust
-from tests.tenants import Tenant, make_tenant, operator_of
+from tests.tenants import Tenant, operator_of
 
 from agentidp.agents.actions import update_agent
 from agentidp.auth.scopes import SCOPES

@@ -139,6 +139,8 @@ async def refuse(request: Request, problem: Problem, *, oauth: bool) -> Response
         problem = await throttle.count_failure(request) or problem
     if isinstance(problem, Forbidden):
         headers = challenge(instance_of(request), 'error="insufficient_scope"', *([f'scope="{problem.scope}"'] if problem.scope else ()))
+    elif isinstance(problem, Unauthenticated) and not problem.headers:  # found out in the unit of work
+        headers = challenge(instance_of(request), 'error="invalid_token"')
     try:
         await _leave_trail(request, problem)
     except Problem as unavailable:

@@ -52,8 +52,8 @@ class _KeySet:
 class OutsideKeys:
     """The key sets that this process knows, by issuer. Belongs to one event loop; many who want the same issuer's keys wait for one fetch."""
 
-    def __init__(self, outgoing: Outgoing, clock: Clock) -> None:
-        self._outgoing, self._clock = outgoing, clock
+    def __init__(self, outgoing: Outgoing, clock: Clock, issuers_max: int = limits.OUTSIDE_ISSUERS_MAX) -> None:
+        self._outgoing, self._clock, self._issuers_max = outgoing, clock, issuers_max
         self._known: dict[str, _KeySet] = {}
         self._failed_at: dict[str, int] = {}
         self._loading: dict[str, asyncio.Task[_KeySet | None]] = {}
@@ -104,13 +104,13 @@ class OutsideKeys:
             answered, answer = await self._document(address)
             keys = _usable_keys(answered)
         except (Blocked, Unreachable, _NotAKeySet):
-            _keep(self._failed_at, issuer, now)
+            self._keep(self._failed_at, issuer, now)
             if issuer in self._known:
                 self._known[issuer] = replace(self._known[issuer], tried_at=now)
             return None
         self._failed_at.pop(issuer, None)
         found = _KeySet(keys, now, now + _fresh_seconds(answer) * 1000, now)
-        _keep(self._known, issuer, found)
+        self._keep(self._known, issuer, found)
         return found
 
     async def _document(self, url: str) -> tuple[dict[str, Any], Answer]:
@@ -124,6 +124,12 @@ class OutsideKeys:
         if not isinstance(value, dict):
             raise _NotAKeySet
         return value, answer
+
+    def _keep(self, cache: dict[str, Any], issuer: str, value: Any) -> None:
+        cache.pop(issuer, None)  # the newest stand last
+        if len(cache) >= self._issuers_max:
+            del cache[next(iter(cache))]
+        cache[issuer] = value
 
 
 def _usable_keys(document: Mapping[str, Any]) -> dict[str, OutsideKey]:
@@ -148,10 +154,3 @@ def _usable_keys(document: Mapping[str, Any]) -> dict[str, OutsideKey]:
 def _fresh_seconds(answer: Answer) -> int:
     match = _MAX_AGE.search(answer.headers.get("cache-control", ""))
     return min(max(int(match[1]) if match else 0, limits.OUTSIDE_KEYS_FRESH_SECONDS_MIN), limits.OUTSIDE_KEYS_FRESH_SECONDS_MAX)
-
-
-def _keep(cache: dict[str, Any], issuer: str, value: Any) -> None:
-    cache.pop(issuer, None)  # the newest stand last
-    if len(cache) >= limits.OUTSIDE_ISSUERS_MAX:
-        del cache[next(iter(cache))]
-    cache[issuer] = value
