@@ -32,6 +32,7 @@ from agentidp.core.errors import HeadersTooLarge, Invalid, MethodNotAllowed, Not
 from agentidp.core.http import header_values, index_headers, origin_of, render
 from agentidp.core.ids import new_id
 from agentidp.credentials import api as credentials
+from agentidp.federation import api as federation
 from agentidp.oidc import api as oidc
 from agentidp.organizations import api as organizations
 from agentidp.policies import api as policies
@@ -46,6 +47,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     tokens.exchange_router,
     tokens.router,
     policies.router,
+    federation.router,
     organizations.router,
     audit.router,
     analytics.router,

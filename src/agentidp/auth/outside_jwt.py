@@ -4,7 +4,7 @@ RFC 7519, RFC 7523 section 3, RFC 8725. Does not know whom a token is good for: 
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from agentidp.core import limits
 
 # GitHub and Microsoft name their certificate beside the key. A thumbprint is no key and no place to get one; everything else that points to keys is refused.
 _THUMBPRINTS: Final = frozenset({"x5t", "x5t#S256"})
-_TYPE: Final = "jwt"  # or none; a token that calls itself something else was made for something else
+_JWT: Final = frozenset({"jwt"})  # or none; a token that calls itself something else was made for something else
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,17 @@ class UnverifiedOutside:
 
     token: UnverifiedToken
     issuer: str
-    audience: str
+    audiences: tuple[str, ...]
+
+    @property
+    def audience(self) -> str:
+        """The only one; empty where there are none or many."""
+        return self.audiences[0] if len(self.audiences) == 1 else ""
 
 
 @dataclass(frozen=True, slots=True)
 class OutsideToken:
-    """A token that its issuer signed, in time, and addressed to one audience. `one_time_parts` say which one it is. Times in seconds."""
+    """A token that its issuer signed, and in time. `audience` as above. `one_time_parts` say which one it is. Times in seconds."""
 
     issuer: str
     audience: str
@@ -41,26 +46,33 @@ class OutsideToken:
 
 
 def parse_outside(unverified_token: str) -> UnverifiedOutside:
-    """Whom to ask for the key. Raises InvalidToken, also for a token with more than one audience: the others could use it here."""
-    token = parse_unverified(unverified_token, ignored=_THUMBPRINTS)
-    kind = token.header.get("typ", _TYPE)
-    if not isinstance(kind, str) or kind.lower() != _TYPE:
-        raise InvalidToken("typ is not JWT")
-    audience = token.payload.get("aud")
-    if isinstance(audience, list) and len(audience) == 1:
-        audience = audience[0]
-    if not isinstance(audience, str):
+    """A token to be exchanged, and whom to ask for the key. Raises InvalidToken, also for a token with more than one audience: the others could use it here."""
+    unverified = read_outside(unverified_token, _JWT)
+    if not unverified.audience:
         raise InvalidToken("aud must be one audience")
+    return unverified
+
+
+def read_outside(unverified_token: str, types: Collection[str]) -> UnverifiedOutside:
+    """`types`: what it may call itself, in lower case. Raises InvalidToken."""
+    token = parse_unverified(unverified_token, ignored=_THUMBPRINTS)
+    kind = token.header.get("typ", "jwt")
+    if not isinstance(kind, str) or kind.lower() not in types:
+        raise InvalidToken("typ is not JWT")
+    audience = token.payload.get("aud", [])
+    audiences = audience if isinstance(audience, list) else [audience]
+    if len(audiences) > limits.RESOURCES_MAX or not all(isinstance(one, str) for one in audiences):
+        raise InvalidToken("aud must be text, or a short list of texts")
     issuer = token.payload.get("iss")
     if not isinstance(issuer, str) or not issuer:
         raise InvalidToken("iss is not text")
-    return UnverifiedOutside(token, issuer, audience)
+    return UnverifiedOutside(token, issuer, tuple(audiences))
 
 
-async def verify_outside(unverified: UnverifiedOutside, keys: OutsideKeys, now: int) -> OutsideToken:
-    """`now` in milliseconds. Raises InvalidToken, IssuerUnreachable. Ask only for an issuer that somebody trusts: its server is called."""
+async def verify_outside(unverified: UnverifiedOutside, keys: OutsideKeys, now: int, *, jwks_uri: str | None = None) -> OutsideToken:
+    """`now` in milliseconds; without `jwks_uri` the issuer is asked where its keys are. Raises InvalidToken, IssuerUnreachable. Ask only for an issuer that somebody trusts: its server is called."""
     token, key_id = unverified.token, unverified.token.header.get("kid")
-    key = await keys.find(unverified.issuer, key_id)
+    key = await keys.find(unverified.issuer, key_id, jwks_uri=jwks_uri)
     if key is None:
         raise InvalidToken("unknown key")
     verify_signature(key.algorithm, key.key, token)

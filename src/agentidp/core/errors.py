@@ -54,6 +54,13 @@ class InvalidFields(Invalid):
         super().__init__("; ".join(f"{name}: {message}" for name, message in fields[:3]), details={"fields": rows})
 
 
+class InvalidAddress(Invalid):
+    """An address that this server may not call. `reason` is one of `core.addresses`, for machines."""
+
+    def __init__(self, field: str, message: str, reason: str) -> None:
+        super().__init__(f"{field}: {message}", details={"fields": [{"field": field, "message": message}], "reason": reason})
+
+
 class InvalidScopes(Invalid):
     code, oauth_error = "INVALID_SCOPES", "invalid_scope"
     title = "A scope is unknown or is not yours to grant."

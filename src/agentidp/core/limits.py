@@ -61,6 +61,8 @@ CONDITION_VALUES_MAX: Final = 20  # of one `in`
 CLAIM_NAME_CHARACTERS_MAX: Final = 128
 CLAIM_CHARACTERS_MAX: Final = 512  # of a value that a condition names; a workflow's ref has about 200
 POLICIES_CACHED_MAX: Final = 10_000  # organizations whose policies a process keeps, about 1 KB each policy
+FEDERATION_PARTNERS_MAX: Final = 100  # of one organization
+PARTNER_ORGANIZATIONS_MAX: Final = 100  # that one partner may speak for
 REGISTRATION_TOKEN_SECONDS_MAX: Final = 300  # api.md section 15: what a policy without agent gives
 
 # Rates --------------------------------------------------------------------------------------

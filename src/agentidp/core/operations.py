@@ -35,12 +35,14 @@ def secured(
     scope_note: str | None = None,
     essential: bool = False,
     once: str | None = None,
+    administrators: bool = False,
 ) -> dict[str, Any]:
     """Keyword arguments of a route that needs a bearer token.
 
     `otherwise` is the scope that is needed where `scope` is not enough: for another agent than the token's. `scope_note` says it in words.
     `essential`: answered also when the organization has used up its calls of the day, because it is the way to more. `once`: the scope of a
-    token that is good for one such call, and for nothing else.
+    token that is good for one such call, and for nothing else. `administrators`: the scope is not enough, the organization's own administrators and
+    the operator only; the action looks at that.
     """
     known = (*ALWAYS, Unauthenticated, Forbidden, TooManyRequests, *(() if essential else (TooManyCalls,)), *errors, *(_WITH_BODY if body else ()))
     extra: dict[str, Any] = {"x-scope": scope, "security": [{"bearer": []}]}
@@ -50,6 +52,8 @@ def secured(
         extra["x-scope-otherwise"] = otherwise
     if scope_note:
         extra["x-scope-note"] = scope_note
+    if administrators:
+        extra["x-administrators"] = True
     if once:
         extra["x-scope-once"] = once
     return {"responses": error_responses(known), "openapi_extra": extra}

@@ -336,6 +336,23 @@ audit_checkpoints = sa.Table(
     sa.Index("ix_audit_checkpoints_signed_at", "organization_id", "signed_at"),
 )
 
+# owner: federation. Other issuers whose tokens an organization wants to check; what has expired says so by `expires_at`, not by `status`.
+federation_partners = sa.Table(
+    "federation_partners",
+    metadata,
+    _organization_key(),
+    sa.Column("partner_id", Id, primary_key=True),
+    sa.Column("name", sa.String(100), nullable=False),
+    sa.Column("issuer", sa.Text, nullable=False),
+    sa.Column("jwks_uri", sa.Text, nullable=False),
+    sa.Column("allowed_organizations", Json, nullable=False),
+    sa.Column("status", sa.String(16), sa.CheckConstraint("status IN ('active', 'suspended')", name="status"), nullable=False),
+    sa.Column("expires_at", Instant),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+    sa.UniqueConstraint("organization_id", "issuer"),
+)
+
 # owner: billing. Who an organization is at Stripe, and what it has paid for as far as the newest look there told; `plan_tier` is what that look granted.
 # Looks are numbered when they begin: `looks` have begun, up to `look_applied` they have been applied. `look_at`: when to look without being told to.
 billing_customers = sa.Table(

@@ -14,7 +14,7 @@ from agentidp.auth.instance import Instance, instance_of
 from agentidp.auth.scopes import SCOPES
 from agentidp.core import limits
 from agentidp.core.addresses import ForbiddenUrl, check_url
-from agentidp.core.errors import Invalid, InvalidFields, InvalidScopes
+from agentidp.core.errors import InvalidAddress, InvalidFields, InvalidScopes
 from agentidp.core.operations import secured
 from agentidp.core.resources import UNIQUE_SCHEMA, InstantOut, Page, PageParameters, RequestBody, Resource, Unique, Uuid
 from agentidp.credentials.rules import TooManyCredentials
@@ -192,8 +192,7 @@ def _issuer(instance: Instance, body: TrustPolicyRequest) -> str:
     try:
         check_url(issuer, allow_loopback=settings.webhooks.allow_loopback)
     except ForbiddenUrl as error:
-        fields = [{"field": "issuer", "message": str(error)}]
-        raise Invalid(f"issuer: {error}", details={"fields": fields, "reason": error.reason}) from error
+        raise InvalidAddress("issuer", str(error), error.reason) from error
     return issuer
 
 
