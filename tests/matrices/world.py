@@ -14,6 +14,7 @@ from tests.serving import RunningServer
 from tests.tenants import ALL_SCOPES, Tenant, TestAgent, make_administrator, make_customer, make_tenant, registration
 
 from agentidp.agents.actions import update_agent
+from agentidp.auth.scopes import SCOPES
 from agentidp.core.caller import SYSTEM, Caller
 from agentidp.db.schema import (
     agent_activity,
@@ -22,11 +23,14 @@ from agentidp.db.schema import (
     audit_heads,
     credential_uses,
     credentials,
+    federation_partners,
     hourly_tokens,
     metadata,
     usage_counters,
 )
 from agentidp.db.unit import Tx
+from agentidp.federation.actions import add_partner, remove_partner
+from agentidp.federation.rules import NewPartner
 
 Rows = dict[str, frozenset[tuple[Any, ...]]]
 # every call leaves its mark there, some of it a moment later
@@ -50,9 +54,11 @@ class World:
             "agent": self.home.admin,
             "sibling": self.home.agent(*ALL_SCOPES),
             "stranger": self.away.agent(*ALL_SCOPES),
+            "administrator": self.home.agent(*ALL_SCOPES),
             "foreign administrator": self.away.admin,
         }
-        make_administrator(self.away.admin)
+        for administrator in ("administrator", "foreign administrator"):
+            make_administrator(self.actors[administrator])
         for state in ("suspended", "decommissioned"):
             agent = self.actors[state] = self.home.agent(*ALL_SCOPES)
             for scope in sorted(ALL_SCOPES):
@@ -71,7 +77,14 @@ class World:
         agent = self.home.agent("agents:write")
         (credential,) = self.rows_of(credentials, agent, "credential_id")
         (event,) = self.rows_of(audit_events, agent, "event_id", action="credential.generated", target_id=credential)
-        return {"agentId": agent.agent_id, "credentialId": credential, "eventId": event}
+        return {"agentId": agent.agent_id, "credentialId": credential, "eventId": event, "partnerId": self.partner()}
+
+    def partner(self) -> str:
+        new = NewPartner("Partner", f"https://{uuid.uuid4()}.example", "https://id.partner.example/keys", [], None)
+        caller = Caller(self.home.organization_id, scopes=frozenset(SCOPES))
+        partner = self.server.write(add_partner, caller, new)
+        self.server.write(_remove_all_partners_but, caller, partner.partner_id)  # there is an end of them
+        return str(partner.partner_id)
 
     def rows_of(self, table: sa.Table, agent: TestAgent, column: str, **equal: str) -> list[str]:
         query = sa.select(table.c[column]).where(table.c.organization_id == self.home.organization_id)
@@ -114,14 +127,22 @@ def signed_event(server: RunningServer) -> tuple[dict[str, bytes], dict[str, str
 
 
 def unknown_target() -> dict[str, str]:
-    return {name: str(uuid.uuid4()) for name in ("agentId", "credentialId", "eventId")}
+    return {name: str(uuid.uuid4()) for name in ("agentId", "credentialId", "eventId", "partnerId")}
 
 
 def sample_body(server: RunningServer, operation: Operation) -> Any:
     """A valid body, from the examples of the served document; `registration` where an example may be used only once."""
     if operation.path == "/api/v1/agents":
         return registration(scopes=[])
+    if operation.path == "/api/v1/federation/trust":  # the server's own key set stands for a partner's: it is there
+        return {"name": "Partner", "issuer": f"https://{uuid.uuid4()}.example", "jwksUri": f"{server.url}/.well-known/jwks.json"}
     return samples.sample_body(server.check.document, operation.method, operation.path)
+
+
+def _remove_all_partners_but(tx: Tx, partner_id: str) -> None:
+    others = sa.select(federation_partners.c.partner_id).where(federation_partners.c.organization_id == tx.caller.organization_id)
+    for row in tx.all(others.where(federation_partners.c.partner_id != partner_id)):
+        remove_partner(tx, row.partner_id)
 
 
 def _all(tx: Tx, query: sa.Select[Any]) -> list[sa.Row[Any]]:
