@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
+from agentidp.auth.dpop import Proof, invalid_proof
 from agentidp.auth.instance import Instance
 from agentidp.auth.jwt import VerifiedClaims
 from agentidp.core.caller import OPERATOR_SCOPE, AuditEntry
@@ -21,12 +22,13 @@ async def is_alive(
     event: Event | None = None,
     essential: bool = False,
     admit: Callable[[Snapshot], Awaitable[None]] | None = None,
+    proof: Proof | None = None,
 ) -> bool:
     """Whether organization, agent, credential, signing key and the token itself are all in force.
 
     The question is itself an entry of the ledger: what it counts and records is durable when the answer arrives. The operator's calls are counted,
-    but never refused: somebody must be able to help. `admit` may refuse whoever the snapshot says it is, before anything is counted. Raises TooManyCalls,
-    Unavailable, and what `admit` raises.
+    but never refused: somebody must be able to help. `admit` may refuse whoever the snapshot says it is, before anything is counted. `proof` is used up.
+    Raises TooManyCalls, InvalidProof for a proof that was used before, Unavailable, and what `admit` raises.
     """
 
     async def decide(snapshot: Snapshot | None) -> tuple[Entry, None]:
@@ -43,6 +45,7 @@ async def is_alive(
                 token_issued_at=token.issued_at * 1000,
                 key_id=token.key_id,
                 essential=essential or OPERATOR_SCOPE in token.scopes,
+                once=(proof.once,) if proof is not None else (),
             ),
             None,
         )
@@ -52,6 +55,8 @@ async def is_alive(
     except TokenIsDead:
         return False
     require_call(entry, instance.clock())
+    if entry.verdict is Verdict.REPLAYED:
+        raise invalid_proof("used before")
     return entry.verdict is Verdict.RECORDED
 
 

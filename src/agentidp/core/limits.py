@@ -41,6 +41,8 @@ FOREIGN_RSA_BITS_MAX: Final = 4096  # to check a signature with it takes 0.1 ms
 FOREIGN_KEY_MEMBERS_MAX: Final = 20  # of a JWK; those that we know are ten
 JTI_CHARACTERS_MAX: Final = 256  # of an id that a client gives its assertion or proof; a UUID has 36
 CLIENT_ASSERTION_SECONDS_MAX: Final = 3_600  # an assertion's life; a good one has a minute, but libraries make them for an hour by default
+DPOP_PROOF_SECONDS_MAX: Final = 120  # between a proof's iat and its use; clocks differ by 60
+DPOP_NONCE_SECONDS: Final = 120  # a nonce is good for one to two times as long: so often a client that goes on has to take another
 ONE_TIME_MARGIN_SECONDS: Final = 120  # a used value is kept so long beyond its expiry: clocks differ by 60 s, and a decision waits twice 10 s for its commit
 
 # Rates --------------------------------------------------------------------------------------

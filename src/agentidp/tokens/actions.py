@@ -29,9 +29,14 @@ def authenticate_client(stored: SecretSnapshot | None, presented_hash: bytes, cl
     if reason is not None:
         agent = {"organization_id": stored.credential.organization_id, "agent_id": stored.credential.agent_id}
         raise InvalidClient(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": reason}, **agent)])
-    if not stored.credential.is_active(now):
-        raise UnauthorizedClient(audit=[_refused(stored.credential, "agent or organization is not active")])
-    return stored.credential
+    return require_active(stored.credential, now)
+
+
+def require_active(client: Snapshot, now: int) -> Snapshot:
+    """The client, which has proven itself. Raises UnauthorizedClient unless agent and organization are active."""
+    if not client.is_active(now):
+        raise UnauthorizedClient(audit=[_refused(client, "agent or organization is not active")])
+    return client
 
 
 def caller_entry(client: Snapshot, now: int, origin: Origin) -> tuple[Entry, Caller]:
@@ -41,9 +46,16 @@ def caller_entry(client: Snapshot, now: int, origin: Origin) -> tuple[Entry, Cal
 
 
 def issue_token(
-    client: Snapshot, now: int, origin: Origin, *, scope: str | None, audience: tuple[str, ...], lifetime_seconds: int
+    client: Snapshot,
+    now: int,
+    origin: Origin,
+    *,
+    scope: str | None,
+    audience: tuple[str, ...],
+    lifetime_seconds: int,
+    key_thumbprint: str | None = None,
 ) -> tuple[Entry, IssuedToken]:
-    """Decide on an access token; it is issued once the entry is recorded. Raises InvalidScopes, with its audit event.
+    """Decide on an access token, bound to a key if one is named; it is issued once the entry is recorded. Raises InvalidScopes, with its audit event.
 
     Locks nothing: a stream of token requests would keep a revocation waiting. A token whose entry commits while the agent is being
     stopped carries the old epoch or the revoked credential, and is dead.
@@ -56,7 +68,16 @@ def issue_token(
     issued_at, token_id = now // 1000, new_id(now)
     expires_at = expiry(issued_at, lifetime_seconds, client.ends_at)
     token = IssuedToken(
-        client.organization_id, client.agent_id, client.credential_id, token_id, client.token_epoch, to_text(scopes), audience, issued_at, expires_at
+        client.organization_id,
+        client.agent_id,
+        client.credential_id,
+        token_id,
+        client.token_epoch,
+        to_text(scopes),
+        audience,
+        issued_at,
+        expires_at,
+        key_thumbprint,
     )
     # in the order of names, which is the canonical form: the chain is verified without sorting them again
     metadata = {"audience": audience, "credentialId": client.credential_id, "expiresAt": to_rfc3339(expires_at * 1000), "scope": token.scope}

@@ -17,7 +17,7 @@ _URI = re.compile(RESOURCE_PATTERN.strip("^$"), re.ASCII)
 
 
 class InvalidClient(Problem):
-    """One answer for an unknown id, a wrong, an expired and a revoked secret."""
+    """One answer for an unknown id, a wrong, an expired and a revoked secret, and for whatever is wrong with an assertion."""
 
     status, code, oauth_error = 401, "UNAUTHORIZED", "invalid_client"
     title = "Client authentication failed."
@@ -64,6 +64,11 @@ class IssuedToken(msgspec.Struct, frozen=True):
     audience: tuple[str, ...]
     issued_at: int
     expires_at: int
+    key_thumbprint: str | None = None  # the key that it is bound to
+
+    @property
+    def token_type(self) -> str:
+        return "Bearer" if self.key_thumbprint is None else "DPoP"
 
 
 def requested_scope(form: Mapping[str, Sequence[str]]) -> str | None:
@@ -103,8 +108,8 @@ def expiry(now_seconds: int, lifetime_seconds: int, bound_ms: int | None) -> int
 
 
 def access_token_claims(token: IssuedToken, issuer: str) -> dict[str, Any]:
-    """RFC 9068 section 2.2; `aud` is a string when there is one audience."""
-    return {
+    """RFC 9068 section 2.2; `aud` is a string when there is one audience. `cnf`: RFC 9449 section 6.1."""
+    claims: dict[str, Any] = {
         "iss": issuer,
         "sub": token.agent_id,
         "aud": token.audience[0] if len(token.audience) == 1 else list(token.audience),
@@ -117,6 +122,9 @@ def access_token_claims(token: IssuedToken, issuer: str) -> dict[str, Any]:
         "credential_id": token.credential_id,
         "epoch": token.epoch,
     }
+    if token.key_thumbprint is not None:
+        claims["cnf"] = {"jkt": token.key_thumbprint}
+    return claims
 
 
 def id_token_claims(token: IssuedToken, issuer: str, access_token_hash: str) -> dict[str, Any]:
