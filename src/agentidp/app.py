@@ -21,6 +21,7 @@ from agentidp import documents, health, worker
 from agentidp.agents import api as agents
 from agentidp.analytics import api as analytics
 from agentidp.audit import api as audit
+from agentidp.auth.dpop import nonce_headers
 from agentidp.auth.guard import OAuthRoute, internal_error
 from agentidp.auth.instance import Instance
 from agentidp.auth.throttle import rate_headers
@@ -95,8 +96,8 @@ def create_app(
             app,
             allow_origins=settings.cors.origins,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type"],
-            expose_headers=["X-Request-Id", "Retry-After", "WWW-Authenticate", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"],
+            allow_headers=["Authorization", "Content-Type", "DPoP"],
+            expose_headers=["X-Request-Id", "Retry-After", "WWW-Authenticate", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "DPoP-Nonce"],
         )
     return app
 
@@ -162,7 +163,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_stamp(request_id, scope)]
+                message["headers"] = [*message.get("headers", ()), *_stamp(request_id, request)]
             await send(message)
 
         try:
@@ -186,7 +187,7 @@ class Edge:
             response = render(refusal, oauth=_is_oauth(scope)) if refusal else await route.serve(request)
         except Exception:  # noqa: BLE001 - as in `guard`
             response = internal_error(request, oauth=_is_oauth(scope))
-        response.raw_headers += _stamp(request_id, scope)
+        response.raw_headers += _stamp(request_id, request)
         self._observe(scope, response.status_code, time.perf_counter() - started, request_id)
         return response
 
@@ -246,9 +247,9 @@ def _is_oauth(scope: Scope) -> bool:
     return path.startswith(_OAUTH_PREFIXES)
 
 
-def _stamp(request_id: str, scope: Scope) -> list[tuple[bytes, bytes]]:
+def _stamp(request_id: str, request: Request) -> list[tuple[bytes, bytes]]:
     """The headers that every answer has."""
-    return [(b"x-request-id", request_id.encode()), *_SECURITY_HEADERS, *rate_headers(scope)]
+    return [(b"x-request-id", request_id.encode()), *_SECURITY_HEADERS, *rate_headers(request.scope), *nonce_headers(request)]
 
 
 def _bad_head(request: Request) -> Problem | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentidp.auth.data_keys import open_sealer, refresh_sealer
+from agentidp.auth.dpop import NONCE_KEY
 from agentidp.auth.instance import Instance
 from agentidp.auth.keys import KeyStore, ensure_keys
 from agentidp.auth.master_keys import load_master_keys
@@ -57,6 +58,7 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
         instance = Instance(settings, database, keys, ledger, sealer, clock, metrics, plans, rates, outgoing, OutsideKeys(outgoing, clock), nudge=nudge)
         instance.policies = KnownPolicies(database)
         instance.secret_key = await database.write(ensure_server_secret, SYSTEM, sealer, CLIENT_SECRET_KEY)
+        instance.nonce_key = await database.write(ensure_server_secret, SYSTEM, sealer, NONCE_KEY)
         instance.audit_key = AuditKey(settings.issuer, await database.write(ensure_server_secret, SYSTEM, sealer, AUDIT_KEY))
         await database.write(ensure_keys, SYSTEM, sealer, settings.tokens.algorithm)
         instance.stripe = stripe

@@ -151,14 +151,18 @@ def prepare(tenant: Tenant, caller: TestAgent, seen_emails: set[str], case: Any)
         body |= {"client_id": caller.agent_id, "client_secret": caller.client_secret}
     else:
         body.pop("client_secret", None)  # the caller has proven itself with its bearer token
-    if isinstance(jwk := body.get("jwk"), dict) and all(
-        re.fullmatch(form, str(jwk.get(name))) for name, form in NUMBERS.get(jwk.get("kty"), {"": "-"}).items()
-    ):
-        jwk |= {name: KEYS[jwk["kty"]][name] for name in NUMBERS[jwk["kty"]]}
+    for name in ("client_assertion", "client_assertion_type"):  # in one way only
+        body.pop(name, None)
+    if isinstance(jwk := body.get("jwk"), dict) and (numbers := NUMBERS.get(str(jwk.get("kty")))) and is_shaped(jwk, numbers):
+        jwk |= {name: KEYS[jwk["kty"]][name] for name in numbers}
     if isinstance(email := body.get("email"), str):
         if email in seen_emails:
             body["email"] = f"{len(seen_emails)}{email}"
         seen_emails.add(email)
+
+
+def is_shaped(jwk: dict[str, Any], numbers: dict[str, str]) -> bool:
+    return all(isinstance(jwk.get(name), str) and re.fullmatch(form, jwk[name], re.ASCII) for name, form in numbers.items())
 
 
 def is_date(value: Any) -> bool:

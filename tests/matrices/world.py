@@ -1,5 +1,6 @@
 """The cast of the tenancy matrix: a tenant, a stranger's tenant, and for each actor a token; fresh targets; the rows of both before and after."""
 
+import contextlib
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import httpx2
 import sqlalchemy as sa
 from tests import samples
+from tests.auth.forgery import parts
 from tests.fakes.fake_stripe import FakeStripe
 from tests.fakes.stripe_webhooks import event_body, signature
 from tests.matrices.declared import Operation
@@ -23,14 +25,15 @@ from agentidp.db.schema import (
     audit_heads,
     credential_uses,
     credentials,
-    federation_partners,
     hourly_tokens,
     metadata,
     usage_counters,
 )
 from agentidp.db.unit import Tx
 from agentidp.federation.actions import add_partner, remove_partner
-from agentidp.federation.rules import NewPartner
+from agentidp.federation.rules import NewPartner, PartnerNotFound
+from agentidp.policies.actions import create_policy, delete_policy
+from agentidp.policies.rules import NewPolicy, PolicyNotFound
 
 Rows = dict[str, frozenset[tuple[Any, ...]]]
 # every call leaves its mark there, some of it a moment later
@@ -45,6 +48,8 @@ class World:
     home: Tenant = field(init=False)
     away: Tenant = field(init=False)
     tokens: dict[tuple[str, str | None], str] = field(default_factory=dict)
+    policy_id: str = ""
+    partner_id: str = ""
 
     def __post_init__(self) -> None:
         self.home, self.away = make_tenant(self.server), make_tenant(self.server)
@@ -77,14 +82,29 @@ class World:
         agent = self.home.agent("agents:write")
         (credential,) = self.rows_of(credentials, agent, "credential_id")
         (event,) = self.rows_of(audit_events, agent, "event_id", action="credential.generated", target_id=credential)
-        return {"agentId": agent.agent_id, "credentialId": credential, "eventId": event, "partnerId": self.partner()}
+        return {"agentId": agent.agent_id, "credentialId": credential, "eventId": event, "policyId": self._policy(agent), "partnerId": self._partner()}
 
-    def partner(self) -> str:
-        new = NewPartner("Partner", f"https://{uuid.uuid4()}.example", "https://id.partner.example/keys", [], None)
+    def _policy(self, agent: TestAgent) -> str:
+        """A fresh one; the one before goes, because an organization may not have many."""
+        if self.policy_id:
+            with contextlib.suppress(PolicyNotFound):
+                self.server.write(delete_policy, self.home.admin.caller, self.policy_id)
+        repository = {"repository": "acme/screener", "branch": None, "conditions": {}}
+        new = NewPolicy(
+            "github", "https://github.test", f"{self.server.url}/organizations/{self.home.organization_id}", **repository, agent_id=agent.agent_id, scopes=None
+        )
+        self.policy_id = self.server.write(create_policy, self.home.admin.caller, new).policy_id
+        return self.policy_id
+
+    def _partner(self) -> str:
+        """As for policies."""
         caller = Caller(self.home.organization_id, scopes=frozenset(SCOPES))
-        partner = self.server.write(add_partner, caller, new)
-        self.server.write(_remove_all_partners_but, caller, partner.partner_id)  # there is an end of them
-        return str(partner.partner_id)
+        if self.partner_id:
+            with contextlib.suppress(PartnerNotFound):
+                self.server.write(remove_partner, caller, self.partner_id)
+        new = NewPartner("Partner", f"https://{uuid.uuid4()}.example", "https://id.partner.example/keys", [], None)
+        self.partner_id = self.server.write(add_partner, caller, new).partner_id
+        return self.partner_id
 
     def rows_of(self, table: sa.Table, agent: TestAgent, column: str, **equal: str) -> list[str]:
         query = sa.select(table.c[column]).where(table.c.organization_id == self.home.organization_id)
@@ -100,6 +120,8 @@ class World:
     def request(self, operation: Operation, path: dict[str, str], token: str | None, **options: Any) -> httpx2.Response:
         headers = {"X-Request-Id": uuid.uuid4().hex} | ({"Authorization": f"Bearer {token}"} if token else {}) | options.pop("headers", {})
         body = {"json": sample_body(self.server, operation)} if operation.reads_body and "data" not in options else {}
+        if str(operation) == "POST /api/v1/oidc/trust-policies" and token:  # for whoever asks: what it gives another, it must hold
+            body["json"]["agentId"] = parts(token)[1]["sub"]
         if operation.path == "/api/v1/billing/webhook":
             body, signed = signed_event(self.server)
             headers |= signed
@@ -127,7 +149,7 @@ def signed_event(server: RunningServer) -> tuple[dict[str, bytes], dict[str, str
 
 
 def unknown_target() -> dict[str, str]:
-    return {name: str(uuid.uuid4()) for name in ("agentId", "credentialId", "eventId", "partnerId")}
+    return {name: str(uuid.uuid4()) for name in ("agentId", "credentialId", "eventId", "policyId", "partnerId")}
 
 
 def sample_body(server: RunningServer, operation: Operation) -> Any:
@@ -137,12 +159,6 @@ def sample_body(server: RunningServer, operation: Operation) -> Any:
     if operation.path == "/api/v1/federation/trust":  # the server's own key set stands for a partner's: it is there
         return {"name": "Partner", "issuer": f"https://{uuid.uuid4()}.example", "jwksUri": f"{server.url}/.well-known/jwks.json"}
     return samples.sample_body(server.check.document, operation.method, operation.path)
-
-
-def _remove_all_partners_but(tx: Tx, partner_id: str) -> None:
-    others = sa.select(federation_partners.c.partner_id).where(federation_partners.c.organization_id == tx.caller.organization_id)
-    for row in tx.all(others.where(federation_partners.c.partner_id != partner_id)):
-        remove_partner(tx, row.partner_id)
 
 
 def _all(tx: Tx, query: sa.Select[Any]) -> list[sa.Row[Any]]:

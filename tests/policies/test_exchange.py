@@ -258,4 +258,5 @@ def test_client_authentication_is_refused_where_it_would_not_be_looked_at(trust:
     assert (
         trust.grant(EXCHANGE, subject_token=token, subject_token_type=JWT, actor_token=agent.token(), actor_token_type=JWT).json()["error"] == "invalid_request"
     )
-    assert bearer(trust.grant(BEARER, assertion=token, client_id=agent.agent_id, client_assertion_type="x", nonsense="y"))
+    assert trust.grant(BEARER, assertion=token, client_assertion_type="x").json()["error"] == "invalid_request"
+    assert bearer(trust.grant(BEARER, assertion=token, client_id=agent.agent_id, nonsense="y"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
+from agentidp.auth.dpop import Proof, invalid_proof
 from agentidp.auth.instance import Instance
 from agentidp.auth.jwt import Foundation, VerifiedClaims
 from agentidp.auth.registration import is_open
@@ -22,12 +23,13 @@ async def is_alive(
     event: Event | None = None,
     essential: bool = False,
     admit: Callable[[Snapshot], Awaitable[None]] | None = None,
+    proof: Proof | None = None,
 ) -> bool:
     """Whether organization, agent, credential, signing key and the token itself are all in force.
 
     The question is itself an entry of the ledger: what it counts and records is durable when the answer arrives. The operator's calls are counted,
-    but never refused: somebody must be able to help. `admit` may refuse whoever the snapshot says it is, before anything is counted. Raises TooManyCalls,
-    Unavailable, and what `admit` raises.
+    but never refused: somebody must be able to help. `admit` may refuse whoever the snapshot says it is, before anything is counted. `proof` is used up.
+    Raises TooManyCalls, InvalidProof for a proof that was used before, Unavailable, and what `admit` raises.
     """
     if token.is_registration:
         return await instance.database.write(is_open, Caller(token.organization_id, origin=event.origin if event else Origin()), token, event)
@@ -49,6 +51,7 @@ async def is_alive(
                 token_issued_at=token.issued_at * 1000,
                 key_id=token.key_id,
                 essential=essential or OPERATOR_SCOPE in token.scopes,
+                once=(proof.once,) if proof is not None else (),
             ),
             None,
         )
@@ -58,6 +61,8 @@ async def is_alive(
     except TokenIsDead:
         return False
     require_call(entry, instance.clock())
+    if entry.verdict is Verdict.REPLAYED:
+        raise invalid_proof("used before")
     return entry.verdict is Verdict.RECORDED
 
 

@@ -24,7 +24,10 @@ from agentidp.ledger.nudge import Nudge
 
 @dataclass(slots=True)
 class Instance:
-    """The parts that endpoints use. `secret_key` is the key of the HMAC under which client secrets are stored, `audit_key` signs checkpoints."""
+    """The parts that endpoints use. `secret_key` is the key of the HMAC under which client secrets are stored, `nonce_key` that of DPoP's nonces.
+
+    `audit_key` signs checkpoints.
+    """
 
     settings: Settings
     database: Database
@@ -38,6 +41,7 @@ class Instance:
     outgoing: Outgoing
     outside_keys: OutsideKeys
     secret_key: bytes = b""
+    nonce_key: bytes = b""
     operator_organization_id: str = ""
     audit_key: AuditKey = field(default_factory=AuditKey)
     nudge: Nudge = field(default_factory=Nudge)  # to the sealer

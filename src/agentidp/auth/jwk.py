@@ -82,7 +82,7 @@ def public_jwk(key: PrivateKey, algorithm: Algorithm) -> dict[str, str]:
     return members | {"kid": thumbprint(members), "use": "sig", "alg": algorithm}
 
 
-def thumbprint(members: dict[str, str]) -> str:
+def thumbprint(members: Mapping[str, str]) -> str:
     """base64url of the SHA-256 of the required members in canonical form (RFC 7638 section 3)."""
     required = {name: members[name] for name in _THUMBPRINT_MEMBERS[members["kty"]]}
     canonical = json.dumps(required, separators=(",", ":"), sort_keys=True)

@@ -1,7 +1,8 @@
 """The token profile, as a promise to whoever verifies: the only file that makes or checks the tokens of this issuer.
 
 Access token (RFC 9068): header `alg, kid, typ: at+jwt`; claims `iss, sub` (agent id), `aud` (always), `client_id` (= sub), `scope`,
-`iat, exp` (seconds), `jti` (UUIDv7), `organization_id, credential_id, epoch`; where it was made from others, `rests_on` them, and `act` (RFC 8693). ID token (OpenID Connect Core section 2): `typ: JWT`,
+`iat, exp` (seconds), `jti` (UUIDv7), `organization_id, credential_id, epoch`; `cnf.jkt` if it is bound to a key (RFC 9449); where it was made from others,
+`rests_on` them, and `act` for whoever acts for the agent (RFC 8693). ID token (OpenID Connect Core section 2): `typ: JWT`,
 `aud` = the agent. A token of one kind is never accepted as the other. Does not know whether a token was revoked: see `authority`.
 """
 
@@ -61,6 +62,7 @@ class VerifiedClaims:
     issued_at: int  # seconds, as in the token
     expires_at: int
     claims: Mapping[str, Any]
+    key_thumbprint: str | None = None  # whoever presents it must prove that he has this key
     rests_on: tuple[Foundation, ...] = ()
 
     @property
@@ -137,9 +139,19 @@ def _checked(claims: Mapping[str, Any], key_id: str, issuer: str) -> VerifiedCla
         raise InvalidToken("client_id or scope is wrong")
     if expires_at - issued_at > limits.TOKEN_LIFETIME_SECONDS_MAX:
         raise InvalidToken("lives longer than any token")
+    scopes, bound_to = frozenset(scope.split()), _key_thumbprint(claims)
     return VerifiedClaims(
-        organization_id, agent_id, credential_id, token_id, key_id, epoch, frozenset(scope.split()), audience, issued_at, expires_at, claims, rests_on
+        organization_id, agent_id, credential_id, token_id, key_id, epoch, scopes, audience, issued_at, expires_at, claims, bound_to, rests_on
     )
+
+
+def _key_thumbprint(claims: Mapping[str, Any]) -> str | None:
+    if "cnf" not in claims:
+        return None
+    match claims["cnf"]:
+        case {"jkt": str(found)}:
+            return found
+    raise InvalidToken("cnf is not a key of DPoP")
 
 
 def _in_time(token: VerifiedClaims, now_seconds: int) -> VerifiedClaims:

@@ -38,7 +38,9 @@ class KeyAlreadyRegistered(Conflict):
 
 
 class KeyNotRotated(Conflict):
-    title = "Only a secret is rotated. A key or a trust policy is replaced by another one: revoke this when nobody uses it any longer."
+    title = (
+        "Only a secret is rotated. A key is replaced by another credential: generate one for the new key, and revoke this one when nobody uses it any longer."
+    )
 
 
 @dataclass(frozen=True, slots=True)

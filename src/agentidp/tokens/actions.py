@@ -30,18 +30,22 @@ from agentidp.tokens.rules import InvalidClient, IssuedToken, NotYourToken, Unau
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """What a token is issued on, and what that bounds. `scopes` None: the agent's own. `expires_at` in seconds. `once` is used up with it."""
+    """What a token is issued on, and what that bounds. `scopes` None: the agent's own. `expires_at` in seconds. `once` is used up with it.
+
+    `key_thumbprint` is of the key that it is bound to.
+    """
 
     action: str = "token.issued"
     scopes: frozenset[str] | None = None
     expires_at: int | None = None
     metadata: Mapping[str, object] = field(default_factory=dict)
     once: tuple[OneTime, ...] = ()
+    key_thumbprint: str | None = None
     actor: Mapping[str, Any] | None = None
     rests_on: tuple[Mapping[str, Any], ...] = ()
 
 
-OWN_SECRET = Basis()
+OWN_PROOF = Basis()
 
 
 def authenticate_client(stored: SecretSnapshot | None, presented_hash: bytes, client_id: str, now: int) -> Snapshot:
@@ -52,9 +56,14 @@ def authenticate_client(stored: SecretSnapshot | None, presented_hash: bytes, cl
     if reason is not None:
         agent = {"organization_id": stored.credential.organization_id, "agent_id": stored.credential.agent_id}
         raise InvalidClient(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": reason}, **agent)])
-    if not stored.credential.is_active(now):
-        raise UnauthorizedClient(audit=[_refused(stored.credential, "agent or organization is not active")])
-    return stored.credential
+    return require_active(stored.credential, now)
+
+
+def require_active(client: Snapshot, now: int) -> Snapshot:
+    """The client, which has proven itself. Raises UnauthorizedClient unless agent and organization are active."""
+    if not client.is_active(now):
+        raise UnauthorizedClient(audit=[_refused(client, "agent or organization is not active")])
+    return client
 
 
 def caller_entry(client: Snapshot, now: int, origin: Origin) -> tuple[Entry, Caller]:
@@ -64,9 +73,16 @@ def caller_entry(client: Snapshot, now: int, origin: Origin) -> tuple[Entry, Cal
 
 
 def issue_token(
-    client: Snapshot, now: int, origin: Origin, *, scope: str | None, audience: tuple[str, ...], lifetime_seconds: int, basis: Basis = OWN_SECRET
+    client: Snapshot,
+    now: int,
+    origin: Origin,
+    *,
+    scope: str | None,
+    audience: tuple[str, ...],
+    lifetime_seconds: int,
+    basis: Basis = OWN_PROOF,
 ) -> tuple[Entry, IssuedToken]:
-    """Decide on an access token; it is issued once the entry is recorded. Raises InvalidScopes, with its audit event.
+    """Decide on an access token, bound to a key if its basis names one; it is issued once the entry is recorded. Raises InvalidScopes, with its audit event.
 
     Locks nothing: a stream of token requests would keep a revocation waiting. A token whose entry commits while the agent is being
     stopped carries the old epoch or the revoked credential, and is dead.
@@ -90,6 +106,7 @@ def issue_token(
         audience,
         issued_at,
         expires_at,
+        basis.key_thumbprint,
         basis.actor,
         basis.rests_on,
     )

@@ -17,7 +17,7 @@ _URI = re.compile(RESOURCE_PATTERN.strip("^$"), re.ASCII)
 
 
 class InvalidClient(Problem):
-    """One answer for an unknown id, a wrong, an expired and a revoked secret."""
+    """One answer for an unknown id, a wrong, an expired and a revoked secret, and for whatever is wrong with an assertion."""
 
     status, code, oauth_error = 401, "UNAUTHORIZED", "invalid_client"
     title = "Client authentication failed."
@@ -64,8 +64,13 @@ class IssuedToken(msgspec.Struct, frozen=True):
     audience: tuple[str, ...]
     issued_at: int
     expires_at: int
+    key_thumbprint: str | None = None  # the key that it is bound to
     actor: Mapping[str, Any] | None = None  # who acts for the agent, as the claim `act`
     rests_on: tuple[Mapping[str, Any], ...] = ()  # tokens that must be good for this one to be
+
+    @property
+    def token_type(self) -> str:
+        return "Bearer" if self.key_thumbprint is None else "DPoP"
 
 
 def requested_scope(form: Mapping[str, Sequence[str]]) -> str | None:
@@ -110,7 +115,7 @@ def expiry(now_seconds: int, lifetime_seconds: int, bound_ms: int | None) -> int
 
 
 def access_token_claims(token: IssuedToken, issuer: str) -> dict[str, Any]:
-    """RFC 9068 section 2.2; `aud` is a string when there is one audience. `act`: RFC 8693 section 4.1."""
+    """RFC 9068 section 2.2; `aud` is a string when there is one audience. `cnf`: RFC 9449 section 6.1. `act`: RFC 8693 section 4.1."""
     claims: dict[str, Any] = {
         "iss": issuer,
         "sub": token.agent_id,
@@ -124,6 +129,8 @@ def access_token_claims(token: IssuedToken, issuer: str) -> dict[str, Any]:
         "credential_id": token.credential_id,
         "epoch": token.epoch,
     }
+    if token.key_thumbprint is not None:
+        claims["cnf"] = {"jkt": token.key_thumbprint}
     if token.rests_on:
         claims["rests_on"] = token.rests_on
     if token.actor is not None:

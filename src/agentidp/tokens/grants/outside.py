@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 from agentidp.auth import throttle
+from agentidp.auth.dpop import DPOP_PROOF, Proof, invalid_proof, read_proof
 from agentidp.auth.guard import origin
 from agentidp.auth.instance import Instance, instance_of
 from agentidp.auth.jws import InvalidToken
@@ -51,8 +52,11 @@ class Wanted:
 
 
 async def exchange(request: Request, unverified_token: str, wanted: Wanted) -> dict[str, Any]:
-    """The token answer (RFC 6749 section 5.1). Raises ExchangeRefused, InvalidScopes, InvalidTarget, UnauthorizedClient, RateLimited, TooManyTokens, Unavailable."""
-    instance, source = instance_of(request), origin(request)
+    """The token answer (RFC 6749 section 5.1). Raises ExchangeRefused, InvalidScopes, InvalidTarget, UnauthorizedClient, RateLimited, TooManyTokens, Unavailable.
+
+    Also InvalidProof, NonceNeeded. A token that registers an agent is bound to no key.
+    """
+    instance, source, proof = instance_of(request), origin(request), read_proof(request)
     organization_id, token = await _verified(request, unverified_token)
     found = _Chosen(instance, organization_id, token, wanted, source)
     if (await found.policy(fresh=False)).agent_id is None:
@@ -68,13 +72,15 @@ async def exchange(request: Request, unverified_token: str, wanted: Wanted) -> d
         if not client.is_active(now):
             raise UnauthorizedClient(audit=[exchange_refused(chosen, organization_id, "agent or organization is not active")])
         await throttle.admit(request, client)
-        basis = found.basis(chosen.allowed_scopes(client.scopes - ({OPERATOR_SCOPE} if chosen.scopes is None else frozenset())))
+        basis = found.basis(chosen.allowed_scopes(client.scopes - ({OPERATOR_SCOPE} if chosen.scopes is None else frozenset())), proof)
         return issue_token(client, now, source, scope=wanted.scope, audience=audience, lifetime_seconds=instance.settings.tokens.lifetime_seconds, basis=basis)
 
     entry, answer = await instance.ledger.settle(found.snapshot, decide, lambda issued: token_answer(instance, issued))
     match entry.verdict:
         case Verdict.OVER_LIMIT:
             raise TooManyTokens(instance.clock(), audit=[over_limit(entry.snapshot)])
+        case Verdict.REPLAYED if entry.replayed == DPOP_PROOF:
+            raise invalid_proof("used before")
         case Verdict.REPLAYED | Verdict.DEAD:
             raise OutsideTokenReplayed(audit=[exchange_refused(found.chosen, organization_id, "token used before", subject=found.subject)])
     note_use(entry, instance.clock())
@@ -115,11 +121,13 @@ class _Chosen:
         self.chosen = chosen
         return chosen
 
-    def basis(self, scopes: frozenset[str] | None) -> Basis:
+    def basis(self, scopes: frozenset[str] | None, proof: Proof | None = None) -> Basis:
         token = self._token
         metadata = {"grant": self.wanted.grant, "issuer": token.issuer, "policyId": self.chosen.policy_id, "subject": self.subject}
         once = OneTime.of("outside_jti", *token.one_time_parts, issued_at=token.issued_at * 1000, expires_at=token.expires_at * 1000)
-        return Basis("token.exchanged", scopes, token.expires_at, metadata, (once,))
+        if proof is None:
+            return Basis("token.exchanged", scopes, token.expires_at, metadata, (once,))
+        return Basis("token.exchanged", scopes, token.expires_at, metadata, (proof.once, once), proof.key_thumbprint)
 
     def _satisfies(self, policy: Policy) -> bool:
         token = self._token

@@ -5,12 +5,14 @@ the tokens could use them as they are.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from starlette.requests import Request
 
 from agentidp.auth import throttle
 from agentidp.auth.authority import is_alive, is_in_force
+from agentidp.auth.dpop import invalid_proof, read_proof
 from agentidp.auth.guard import origin
 from agentidp.auth.instance import instance_of
 from agentidp.auth.jws import InvalidToken
@@ -21,7 +23,7 @@ from agentidp.core.errors import Invalid, InvalidScopes
 from agentidp.ledger.entries import Entry, Snapshot, Verdict
 from agentidp.policies.rules import ExchangeRefused
 from agentidp.tokens.actions import Basis, issue_token, note_use, over_limit
-from agentidp.tokens.clients import Form, require_no_secret
+from agentidp.tokens.clients import Form, require_no_client
 from agentidp.tokens.grants import jwt_bearer
 from agentidp.tokens.grants.client_credentials import token_answer
 from agentidp.tokens.rules import InvalidTarget, IssuedToken, TooManyTokens, optional_audience, requested_scope
@@ -32,8 +34,11 @@ _OUTSIDE: Final = frozenset({"urn:ietf:params:oauth:token-type:jwt", "urn:ietf:p
 
 
 async def handle(request: Request, form: Form) -> dict[str, Any]:
-    """The answer of RFC 8693 section 2.2.1. Raises ExchangeRefused, Invalid, InvalidScopes, InvalidTarget, RateLimited, TooManyTokens, Unavailable."""
-    require_no_secret(request, form)
+    """The answer of RFC 8693 section 2.2.1. Raises ExchangeRefused, Invalid, InvalidScopes, InvalidTarget, InvalidProof, NonceNeeded.
+
+    Also RateLimited, TooManyTokens, Unavailable.
+    """
+    require_no_client(request, form)
     for name in ("subject_token", "subject_token_type"):
         if name not in form:
             raise Invalid(f"The parameter {name} is missing.")
@@ -55,9 +60,14 @@ async def handle(request: Request, form: Form) -> dict[str, Any]:
 
 
 async def _own(request: Request, form: Form) -> dict[str, Any]:
-    instance, source = instance_of(request), origin(request)
+    instance, source, proof = instance_of(request), origin(request), read_proof(request)
     subject, actor = await _verified(request, form, "subject_token"), await _verified(request, form, "actor_token") if "actor_token" in form else None
+    for token in (subject, *([actor] if actor else [])):
+        if token.key_thumbprint is not None and (proof is None or proof.key_thumbprint != token.key_thumbprint):
+            raise _refused("a token that is bound to a key is exchanged by the holder of the key", token)
     basis, scope = _shrunk(subject, actor), requested_scope(form)
+    if proof is not None:
+        basis = replace(basis, once=(proof.once,), key_thumbprint=proof.key_thumbprint)
     if len(basis.rests_on) > limits.FOUNDATIONS_MAX:
         raise _refused("subject_token was exchanged too often", subject)
     audience = optional_audience(form) or subject.audience
@@ -83,6 +93,8 @@ async def _own(request: Request, form: Form) -> dict[str, Any]:
     match entry.verdict:
         case Verdict.OVER_LIMIT:
             raise TooManyTokens(instance.clock(), audit=[over_limit(entry.snapshot)])
+        case Verdict.REPLAYED:
+            raise invalid_proof("used before")
         case Verdict.DEAD:
             raise _refused("subject_token is no longer good", subject)
     note_use(entry, instance.clock())
@@ -112,7 +124,7 @@ def _shrunk(subject: VerifiedClaims, actor: VerifiedClaims | None) -> Basis:
     metadata: Mapping[str, object] = {"grant": GRANT_TYPE, "subjectTokenId": subject.token_id}
     if actor is None:
         outermost = subject.claims.get("act")
-        return Basis("token.exchanged", subject.scopes, subject.expires_at, metadata, (), outermost, _rests_on(subject))
+        return Basis("token.exchanged", subject.scopes, subject.expires_at, metadata, actor=outermost, rests_on=_rests_on(subject))
     if actor.organization_id != subject.organization_id:
         raise _refused("actor_token is of another organization", actor)
     if actor.agent_id == subject.agent_id or actor.rests_on:
@@ -122,7 +134,7 @@ def _shrunk(subject: VerifiedClaims, actor: VerifiedClaims | None) -> Basis:
     act = {"sub": actor.agent_id} | ({"act": subject.claims["act"]} if subject.actors else {})
     scopes = subject.scopes & actor.scopes
     expires_at = min(subject.expires_at, actor.expires_at)
-    return Basis("token.exchanged", scopes, expires_at, {"actorId": actor.agent_id, **metadata}, (), act, _rests_on(subject, actor))
+    return Basis("token.exchanged", scopes, expires_at, {"actorId": actor.agent_id, **metadata}, actor=act, rests_on=_rests_on(subject, actor))
 
 
 def _refused(reason: str, token: VerifiedClaims | None) -> ExchangeRefused:
