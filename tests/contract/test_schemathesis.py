@@ -7,6 +7,7 @@ operation does, the caller stays who it is.
 import contextlib
 import json
 import re
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -32,6 +33,8 @@ from agentidp.core import limits
 from agentidp.core.caller import Caller
 from agentidp.credentials.queries import list_credentials
 from agentidp.db.paging import PageRequest
+from agentidp.federation.actions import add_partner
+from agentidp.federation.rules import NewPartner
 from agentidp.organizations.actions import update_organization
 
 pytestmark = pytest.mark.slow
@@ -138,6 +141,12 @@ def prepare(tenant: Tenant, caller: TestAgent, seen_emails: set[str], case: Any)
             path["credentialId"] = newest(tenant, list_credentials, victim.agent_id, None).credential_id
     if "eventId" in path:
         path["eventId"] = newest(tenant, list_events, AuditFilter()).event_id
+    if "partnerId" in path:
+        new = NewPartner("Partner", f"https://{uuid.uuid4()}.example", "https://id.partner.example/keys", [], None)
+        path["partnerId"] = tenant.server.write(add_partner, Caller(tenant.organization_id, scopes=frozenset(SCOPES)), new).partner_id
+    if "/federation/" in case.operation.label:  # the server's own key set stands for a partner's: it is there
+        real = {"jwksUri": f"{tenant.server.url}/.well-known/jwks.json", "issuer": f"https://{uuid.uuid4()}.example"}
+        body |= {name: address for name, address in real.items() if re.fullmatch(r"https?://[!-~]{1,504}", str(body.get(name)), re.ASCII)}
     if case.operation.label in CHECKOUTS:
         lower(tenant)
         body |= {name: f"{tenant.server.url}/{name}" for name in ("successUrl", "cancelUrl") if is_address(body.get(name))}
