@@ -51,6 +51,7 @@ class FakeIssuer:
         self.drips = False
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.requests: list[str] = []
+        self.authorizations: list[str | None] = []
         self.url = ""
 
     def header(self) -> dict[str, Any]:
@@ -174,6 +175,7 @@ def serving_issuer(issuer: FakeIssuer) -> Iterator[FakeIssuer]:
             if issuer.is_down:
                 self.close_connection = True
                 return
+            issuer.authorizations.append(self.headers.get("Authorization"))
             status, headers, body = issuer.reply(self.path)
             self.send_response(status)
             for name, value in headers.items():

@@ -47,7 +47,8 @@ def update_partner(tx: Tx, partner_id: str, patch: dict[str, Any]) -> Partner:
     stored = get_partner(tx, partner_id)
     changed = {name: value for name, value in patch.items() if getattr(stored, name) != value}
     if changed:
-        tx.run(sa.update(federation_partners).where(*_this(tx, partner_id)).values(**changed, updated_at=tx.now))
+        mine = sa.and_(federation_partners.c.organization_id == tx.caller.organization_id, federation_partners.c.partner_id == partner_id)
+        tx.run(sa.update(federation_partners).where(mine).values(**changed, updated_at=tx.now))
         tx.record("federation.partner_updated", "partner", partner_id, fields=sorted(changed))
     return get_partner(tx, partner_id)
 
@@ -56,7 +57,8 @@ def remove_partner(tx: Tx, partner_id: str) -> None:
     """Raises Forbidden, PartnerNotFound."""
     lock_organization(tx)
     partner = get_partner(tx, partner_id)
-    tx.run(sa.delete(federation_partners).where(*_this(tx, partner_id)))
+    mine = sa.and_(federation_partners.c.organization_id == tx.caller.organization_id, federation_partners.c.partner_id == partner_id)
+    tx.run(sa.delete(federation_partners).where(mine))
     tx.record("federation.partner_removed", "partner", partner_id, issuer=partner.issuer)
 
 
@@ -64,7 +66,3 @@ def record_verification(tx: Tx, found: Verification, *, subject: str | None) -> 
     """That somebody asked, and what the answer was: of a token that is not valid, nothing that it says. `subject` in printable form."""
     target = () if found.partner_id is None else ("partner", found.partner_id)
     tx.record("federation.verified", *target, valid=found.valid, reason=found.reason, issuer=found.issuer, subject=subject)
-
-
-def _this(tx: Tx, partner_id: str) -> tuple[sa.ColumnElement[bool], ...]:
-    return federation_partners.c.organization_id == tx.caller.organization_id, federation_partners.c.partner_id == partner_id
