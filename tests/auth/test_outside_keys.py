@@ -10,10 +10,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.auth.forgery import b64
 from tests.fakes.fake_issuers import DISCOVERY, KEYS, FakeIssuer, IssuerKey, serving_issuer
 
-from agentidp.auth.outside_keys import IssuerUnreachable, OutsideKeys
+from agentidp.auth.outside_keys import IssuerUnreachable, NotAKeySet, OutsideKeys
 from agentidp.core import limits
 from agentidp.core.clock import system_clock
-from agentidp.core.outgoing import Bounds, Outgoing
+from agentidp.core.outgoing import Blocked, Bounds, Outgoing, Unreachable
 
 
 class Clock:
@@ -277,3 +277,38 @@ def test_the_number_of_issuers_is_bounded(issuer: FakeIssuer, clock: Clock) -> N
             assert (fetches(issuer), fetches(second), fetches(third)) == (2, 1, 1)
 
         run(clock, work, issuers_max=2)
+
+
+def test_what_is_published_at_one_address_is_not_what_is_published_at_another(issuer: FakeIssuer, clock: Clock) -> None:
+    """One issuer, once by discovery, once where a partner has its keys: neither finds the other's."""
+    other = IssuerKey()
+    issuer.answers["/elsewhere"] = (200, {}, json.dumps({"keys": [other.jwk]}).encode())
+
+    async def work(keys: OutsideKeys) -> None:
+        elsewhere = f"{issuer.url}/elsewhere"
+        await keys.require(issuer.url, elsewhere)
+        assert await keys.find(issuer.url, other.key_id, jwks_uri=elsewhere)
+        assert await keys.find(issuer.url, issuer.key.key_id, jwks_uri=elsewhere) is None
+        assert await keys.find(issuer.url, issuer.key.key_id)
+        assert await keys.find(issuer.url, other.key_id) is None
+        assert await keys.find(f"{issuer.url}/", other.key_id, jwks_uri=elsewhere), "asked anew, as another issuer"
+        assert issuer.requests == ["/elsewhere", DISCOVERY, KEYS, "/elsewhere"]
+
+    run(clock, work)
+
+
+def test_what_is_required_is_asked_for_at_once(issuer: FakeIssuer, clock: Clock) -> None:
+    async def work(keys: OutsideKeys) -> None:
+        address = f"{issuer.url}{KEYS}"
+        for _ in range(2):
+            await keys.require(issuer.url, address)
+        assert fetches(issuer) == 2
+        issuer.published = []
+        for refused in (NotAKeySet, Unreachable):
+            with pytest.raises(refused):
+                await keys.require(issuer.url, address)
+            issuer.is_down = True
+        with pytest.raises(Blocked):
+            await keys.require(issuer.url, "https://10.0.0.1/keys")
+
+    run(clock, work)

@@ -175,6 +175,13 @@ class FakeKubernetes(FakeIssuer):
         }
 
 
+class FakePartner(FakeIssuer):
+    """Another company's identity provider, whose agent `screener-7` is of its organization `talent`."""
+
+    def claims(self, audience: str) -> dict[str, Any]:
+        return super().claims(audience) | {"sub": "screener-7", "organization_id": "talent"}
+
+
 @contextlib.contextmanager
 def serving_issuer(issuer: FakeIssuer) -> Iterator[FakeIssuer]:
     """The fake on a port of its own, for the length of the block."""

@@ -1,5 +1,6 @@
 """Partners: who may have which, within one organization, and what is left on record."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -102,6 +103,13 @@ def test_each_issuer_once_in_an_organization(federation: Federation, issuer: Fak
     assert theirs["partnerId"] != partner["partnerId"]
     assert federation.call("DELETE", f"{PARTNERS}/{partner['partnerId']}").status_code == 204
     assert federation.partner(issuer)["issuer"] == issuer.url
+
+
+def test_of_many_who_add_the_same_issuer_one_succeeds(federation: Federation, issuer: FakeIssuer) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = [answer.status_code for answer in pool.map(lambda _: federation.trust(issuer), range(16))]
+    assert sorted(answers) == [201] + [409] * 15
+    assert federation.call("GET", PARTNERS).json()["total"] == 1
 
 
 def test_there_is_an_end_of_partners(federation: Federation, issuer: FakeIssuer) -> None:

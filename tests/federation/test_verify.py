@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from tests.auth.forgery import parts
 from tests.fakes.fake_issuers import KEYS, FakeIssuer, IssuerKey
-from tests.federation.conftest import PARTNERS, VERIFY, Federation
-from tests.tenants import Tenant
+from tests.federation.conftest import PARTNERS, TRUST, VERIFY, Federation
+from tests.serving import RunningServer
+from tests.tenants import Tenant, make_tenant
 
 from agentidp.core import limits
 from agentidp.core.clock import to_rfc3339
@@ -156,6 +157,20 @@ def test_nothing_here_takes_a_partners_token_for_an_identity(federation: Federat
         assert client.post("/api/v1/token", data=grant).json()["error"] == "invalid_grant"
     assert federation.verify(valid)["isLocal"] is False
     assert "introspect" in federation.reason(own)
+
+
+def test_the_partner_is_another_agentidp(federation: Federation, own_server: RunningServer) -> None:
+    """Its agent asks its own server for a token with our organization as the resource."""
+    theirs = make_tenant(own_server)
+    agent = theirs.agent("agents:read")
+    body = {"name": "Partner", "issuer": own_server.url, "jwksUri": f"{own_server.url}/.well-known/jwks.json", "allowedOrganizations": [theirs.organization_id]}
+    assert federation.call("POST", TRUST, json=body).status_code == 201
+    answer = federation.verify(agent.token(resource=federation.audience))
+    assert (answer["valid"], answer["subject"], answer["organizationId"]) == (True, agent.agent_id, theirs.organization_id)
+    assert "aud" in federation.reason(agent.token())
+    assert "allowedOrganizations" in federation.reason(make_tenant(own_server).agent("agents:read").token(resource=federation.audience))
+    with federation.tenant.server.client(headers={"Authorization": f"Bearer {agent.token(resource=federation.tenant.server.url)}"}) as client:
+        assert client.get("/api/v1/agents").status_code == 401
 
 
 # --- keys -----------------------------------------------------------------------------------

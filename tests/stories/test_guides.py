@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from tests.architecture.source import ROOT
-from tests.fakes.fake_issuers import FakeGitHub, FakeGitLab, FakeIssuer, FakeKubernetes, serving_issuer
+from tests.fakes.fake_issuers import FakeGitHub, FakeGitLab, FakeIssuer, FakeKubernetes, FakePartner, serving_issuer
 from tests.fakes.fake_stripe import FakeStripe, serving_stripe
 from tests.processes import ServerProcess
 from tests.stories.tour import follow, matches
 
-ISSUERS: dict[str, type[FakeIssuer]] = {"github-actions": FakeGitHub, "gitlab": FakeGitLab, "kubernetes": FakeKubernetes}
+ISSUERS: dict[str, type[FakeIssuer]] = {"github-actions": FakeGitHub, "gitlab": FakeGitLab, "kubernetes": FakeKubernetes, "federation": FakePartner}
 GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs" / "guides").glob("*.md"))
 
 
@@ -32,7 +32,7 @@ def workload(issuer: FakeIssuer, folder: Path, server: ServerProcess) -> dict[st
     token = issuer.token(f"{server.url}/organizations/{server.first['organizationId']}")
     (folder / "pod-token").write_text(token)
     asking = {"ACTIONS_ID_TOKEN_REQUEST_URL": f"{issuer.url}/request?api-version=2.0", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "fake"}
-    return asking | {"ID_TOKEN": token, "CLUSTER": issuer.url, "TOKEN_FILE": str(folder / "pod-token")}
+    return asking | {"ID_TOKEN": token, "CLUSTER": issuer.url, "PARTNER": issuer.url, "TOKEN_FILE": str(folder / "pod-token")}
 
 
 def test_what_is_shown_is_compared_exactly_but_for_the_gaps() -> None:
