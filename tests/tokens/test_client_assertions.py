@@ -13,7 +13,9 @@ from tests.proofs import TOKEN, Algorithm, OwnKey, asserted, register
 from tests.serving import RunningServer, settings_for
 from tests.tenants import Tenant, TestAgent, make_tenant, operator_of
 
+from agentidp.bootstrap import raise_token_floor
 from agentidp.core import limits
+from agentidp.core.caller import Caller
 from agentidp.core.clock import to_rfc3339
 
 INTROSPECT, REVOKE = "/api/v1/token/introspect", "/api/v1/token/revoke"
@@ -284,3 +286,20 @@ def test_a_key_registered_a_moment_ago_works_at_once(tenant: Tenant, server: Run
     assert send(server, OTHER_KEY.assertion(agent)).status_code == 401
     register(agent, OTHER_KEY)
     assert send(server, OTHER_KEY.assertion(agent)).status_code == 200
+
+
+def test_after_a_restore_what_was_signed_before_is_taken_for_used(own_server: RunningServer) -> None:
+    """The backup does not know what was used since: see TH42."""
+    agent = make_tenant(own_server).admin
+    register(agent, KEY)
+    used, early = KEY.assertion(agent), KEY.assertion(agent)
+    without_iat = KEY.assertion(agent, iat=None)
+    assert send(own_server, used).status_code == 200
+    floor = (own_server.clock() // 1000 + 1) * 1000
+    first = own_server.first
+    own_server.write(raise_token_floor, Caller(first.organization_id, is_system=True), floor, newest_event_at=None)
+    with own_server.clock.ahead(seconds=2):
+        for assertion in (used, early, without_iat):
+            assert send(own_server, assertion).status_code == 401
+        assert send(own_server, KEY.assertion(agent)).status_code == 200
+        assert send(own_server, KEY.assertion(agent, iat=None, exp=_now(agent) + LIFE + LEEWAY)).status_code == 200, "it can only have been made since"
