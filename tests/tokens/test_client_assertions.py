@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import sqlalchemy as sa
 from joserfc.jwk import OctKey
 from joserfc.jwt import encode
 from tests.auth.forgery import forge, parts
@@ -17,6 +18,9 @@ from agentidp.bootstrap import raise_token_floor
 from agentidp.core import limits
 from agentidp.core.caller import Caller
 from agentidp.core.clock import to_rfc3339
+from agentidp.db.schema import one_time_values
+from agentidp.db.unit import Tx
+from agentidp.worker import keep_house
 
 INTROSPECT, REVOKE = "/api/v1/token/introspect", "/api/v1/token/revoke"
 ENDPOINTS = (TOKEN, INTROSPECT, REVOKE)
@@ -303,3 +307,19 @@ def test_after_a_restore_what_was_signed_before_is_taken_for_used(own_server: Ru
             assert send(own_server, assertion).status_code == 401
         assert send(own_server, KEY.assertion(agent)).status_code == 200
         assert send(own_server, KEY.assertion(agent, iat=None, exp=_now(agent) + LIFE + LEEWAY)).status_code == 200, "it can only have been made since"
+
+
+def test_a_used_assertion_is_forgotten_when_nobody_takes_it_any_longer(own_server: RunningServer) -> None:
+    agent = make_tenant(own_server).admin
+    register(agent, KEY)
+    assertion = KEY.assertion(agent)
+    assert send(own_server, assertion).status_code == 200
+
+    def kept(tx: Tx) -> int:
+        return len(tx.all(sa.select(one_time_values.c.digest).where(one_time_values.c.organization_id == agent.organization_id)))
+
+    for seconds, count in ((61, 1), (61 + limits.ONE_TIME_MARGIN_SECONDS, 0)):
+        with own_server.clock.ahead(seconds=seconds):
+            own_server.await_(keep_house(own_server.instance))
+            assert own_server.read(kept, agent.caller) == count
+            assert send(own_server, assertion).status_code == 401

@@ -64,8 +64,9 @@ def read_proof(request: Request, access_token: str | None = None) -> Proof | Non
         raise invalid_proof(str(error)) from error
 
 
-def invalid_proof(reason: str) -> InvalidProof:
-    return InvalidProof(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": f"DPoP proof: {reason}"})])
+def invalid_proof(reason: str, **agent: str) -> InvalidProof:
+    """`agent`: organization and agent that it is of, where they are known."""
+    return InvalidProof(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": f"DPoP proof: {reason}"}, **agent)])
 
 
 def nonce_headers(request: Request) -> list[tuple[bytes, bytes]]:
