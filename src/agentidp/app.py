@@ -35,6 +35,7 @@ from agentidp.core.ids import new_id
 from agentidp.credentials import api as credentials
 from agentidp.oidc import api as oidc
 from agentidp.organizations import api as organizations
+from agentidp.policies import api as policies
 from agentidp.start import Started, start
 from agentidp.tiers import api as tiers
 from agentidp.tokens import api as tokens
@@ -43,7 +44,9 @@ ROUTERS: tuple[APIRouter, ...] = (
     agents.router,
     credentials.router,
     tokens.oauth_router,
+    tokens.exchange_router,
     tokens.router,
+    policies.router,
     organizations.router,
     audit.router,
     analytics.router,
@@ -74,7 +77,7 @@ def methods_of(route: APIRoute) -> list[str]:
 access_log = logging.getLogger("agentidp.access")
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{limits.REQUEST_ID_CHARACTERS_MAX}}}", re.ASCII)
 _SECURITY_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY")]
-_OAUTH_PREFIX = "/api/v1/token"
+_OAUTH_PREFIXES = ("/api/v1/token", "/api/v1/oidc/token")
 
 
 def create_app(
@@ -131,6 +134,7 @@ class Edge:
                 self._on_start(started)
                 yield started.instance
         finally:
+            await started.instance.outgoing.close()
             await started.instance.rates.close()
             await started.instance.database.close()
 
@@ -238,7 +242,7 @@ def _request_id(request: Request, clock: Clock) -> str:
 def _is_oauth(scope: Scope) -> bool:
     """Which of the two shapes an error has."""
     path: str = scope["path"]
-    return path.startswith(_OAUTH_PREFIX)
+    return path.startswith(_OAUTH_PREFIXES)
 
 
 def _stamp(request_id: str, request: Request) -> list[tuple[bytes, bytes]]:

@@ -10,6 +10,7 @@ from agentidp.auth.dpop import NONCE_KEY
 from agentidp.auth.instance import Instance
 from agentidp.auth.keys import KeyStore, ensure_keys
 from agentidp.auth.master_keys import load_master_keys
+from agentidp.auth.outside_keys import OutsideKeys
 from agentidp.auth.rates import RateLimits
 from agentidp.auth.server_secrets import CLIENT_SECRET_KEY, ensure_server_secret
 from agentidp.billing.stripe import open_stripe
@@ -19,6 +20,7 @@ from agentidp.core.clock import Clock, system_clock
 from agentidp.core.config import FIRST_CREDENTIAL_FILE, Settings
 from agentidp.core.errors import WrongSettings
 from agentidp.core.metrics import Metrics
+from agentidp.core.outgoing import Outgoing
 from agentidp.core.plans import PlanTier, plans_in_force
 from agentidp.core.private_files import private_file, put_in_place
 from agentidp.db.engine import database_url, open_database
@@ -29,6 +31,7 @@ from agentidp.ledger.heads import AuditKey
 from agentidp.ledger.ledger import Ledger
 from agentidp.ledger.nudge import Nudge
 from agentidp.ledger.writers import LedgerWriters
+from agentidp.policies.known import KnownPolicies
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +49,14 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
     await in_transaction(url, functools.partial(upgrade, clock=clock))
     metrics, nudge = Metrics(), Nudge()
     plans, rates = plans_in_force(settings.plans, enforced=settings.features.tier_enforcement), RateLimits(settings, clock, metrics)
+    outgoing = Outgoing(allow_loopback=settings.webhooks.allow_loopback, on_blocked=metrics.outgoing_blocked.inc)
     database = open_database(url, clock, LedgerWriters(nudge), metrics.observe_database)
     try:
         sealer = await open_sealer(database, master_keys)
         refresh = functools.partial(refresh_sealer, database, functools.partial(load_master_keys, settings), sealer)
         keys, ledger = KeyStore(database, sealer, clock, refresh), Ledger(database, plans)
-        instance = Instance(settings, database, keys, ledger, sealer, clock, metrics, plans, rates, nudge=nudge)
+        instance = Instance(settings, database, keys, ledger, sealer, clock, metrics, plans, rates, outgoing, OutsideKeys(outgoing, clock), nudge=nudge)
+        instance.policies = KnownPolicies(database)
         instance.secret_key = await database.write(ensure_server_secret, SYSTEM, sealer, CLIENT_SECRET_KEY)
         instance.nonce_key = await database.write(ensure_server_secret, SYSTEM, sealer, NONCE_KEY)
         instance.audit_key = AuditKey(settings.issuer, await database.write(ensure_server_secret, SYSTEM, sealer, AUDIT_KEY))

@@ -1,5 +1,6 @@
 """The cast of the tenancy matrix: a tenant, a stranger's tenant, and for each actor a token; fresh targets; the rows of both before and after."""
 
+import contextlib
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import httpx2
 import sqlalchemy as sa
 from tests import samples
+from tests.auth.forgery import parts
 from tests.fakes.fake_stripe import FakeStripe
 from tests.fakes.stripe_webhooks import event_body, signature
 from tests.matrices.declared import Operation
@@ -27,6 +29,8 @@ from agentidp.db.schema import (
     usage_counters,
 )
 from agentidp.db.unit import Tx
+from agentidp.policies.actions import create_policy, delete_policy
+from agentidp.policies.rules import NewPolicy, PolicyNotFound
 
 Rows = dict[str, frozenset[tuple[Any, ...]]]
 # every call leaves its mark there, some of it a moment later
@@ -41,6 +45,7 @@ class World:
     home: Tenant = field(init=False)
     away: Tenant = field(init=False)
     tokens: dict[tuple[str, str | None], str] = field(default_factory=dict)
+    policy_id: str = ""
 
     def __post_init__(self) -> None:
         self.home, self.away = make_tenant(self.server), make_tenant(self.server)
@@ -71,7 +76,19 @@ class World:
         agent = self.home.agent("agents:write")
         (credential,) = self.rows_of(credentials, agent, "credential_id")
         (event,) = self.rows_of(audit_events, agent, "event_id", action="credential.generated", target_id=credential)
-        return {"agentId": agent.agent_id, "credentialId": credential, "eventId": event}
+        return {"agentId": agent.agent_id, "credentialId": credential, "eventId": event, "policyId": self._policy(agent)}
+
+    def _policy(self, agent: TestAgent) -> str:
+        """A fresh one; the one before goes, because an organization may not have many."""
+        if self.policy_id:
+            with contextlib.suppress(PolicyNotFound):
+                self.server.write(delete_policy, self.home.admin.caller, self.policy_id)
+        repository = {"repository": "acme/screener", "branch": None, "conditions": {}}
+        new = NewPolicy(
+            "github", "https://github.test", f"{self.server.url}/organizations/{self.home.organization_id}", **repository, agent_id=agent.agent_id, scopes=None
+        )
+        self.policy_id = self.server.write(create_policy, self.home.admin.caller, new).policy_id
+        return self.policy_id
 
     def rows_of(self, table: sa.Table, agent: TestAgent, column: str, **equal: str) -> list[str]:
         query = sa.select(table.c[column]).where(table.c.organization_id == self.home.organization_id)
@@ -87,6 +104,8 @@ class World:
     def request(self, operation: Operation, path: dict[str, str], token: str | None, **options: Any) -> httpx2.Response:
         headers = {"X-Request-Id": uuid.uuid4().hex} | ({"Authorization": f"Bearer {token}"} if token else {}) | options.pop("headers", {})
         body = {"json": sample_body(self.server, operation)} if operation.reads_body and "data" not in options else {}
+        if str(operation) == "POST /api/v1/oidc/trust-policies" and token:  # for whoever asks: what it gives another, it must hold
+            body["json"]["agentId"] = parts(token)[1]["sub"]
         if operation.path == "/api/v1/billing/webhook":
             body, signed = signed_event(self.server)
             headers |= signed
@@ -114,7 +133,7 @@ def signed_event(server: RunningServer) -> tuple[dict[str, bytes], dict[str, str
 
 
 def unknown_target() -> dict[str, str]:
-    return {name: str(uuid.uuid4()) for name in ("agentId", "credentialId", "eventId")}
+    return {name: str(uuid.uuid4()) for name in ("agentId", "credentialId", "eventId", "policyId")}
 
 
 def sample_body(server: RunningServer, operation: Operation) -> Any:

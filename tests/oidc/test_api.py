@@ -54,7 +54,17 @@ def test_provider_metadata_adds_to_the_servers(server: RunningServer) -> None:
 def test_every_announced_grant_scope_and_method_works(server: RunningServer, tenant: Tenant) -> None:
     found = document(server, "openid-configuration")
     agent = tenant.agent(*SCOPES)
-    assert [agent.token_response(grant_type=grant).status_code for grant in found["grant_types_supported"]] == [200]
+    ours = {"subject_token": agent.token(), "subject_token_type": "urn:ietf:params:oauth:token-type:access_token"}
+    proofs: dict[str, dict[str, str]] = {
+        "client_credentials": {"client_id": agent.agent_id, "client_secret": agent.client_secret},
+        "urn:ietf:params:oauth:grant-type:token-exchange": ours,
+        "urn:ietf:params:oauth:grant-type:jwt-bearer": {"assertion": "x.y.z"},
+    }
+    with server.client() as client:
+        answers = {grant: client.post("/api/v1/token", data={"grant_type": grant} | proofs[grant]) for grant in found["grant_types_supported"]}
+    nobody_trusted = answers.pop("urn:ietf:params:oauth:grant-type:jwt-bearer")  # tests/policies have issuers that somebody trusts
+    assert (nobody_trusted.status_code, nobody_trusted.json()["error"]) == (400, "invalid_grant")
+    assert {grant: answer.status_code for grant, answer in answers.items()} == dict.fromkeys(answers, 200)
     assert {scope: agent.token_response(scope).status_code for scope in found["scopes_supported"]} == dict.fromkeys(SCOPES, 200)
     basic = base64.b64encode(f"{agent.agent_id}:{agent.client_secret}".encode()).decode()
     key = OwnKey()

@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, Final, ParamSpec, TypeVar
 from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
@@ -26,6 +26,8 @@ from agentidp.auth.dpop import InvalidProof, NonceNeeded, Proof, invalid_proof, 
 from agentidp.auth.instance import Instance, instance_of
 from agentidp.auth.jws import ALGORITHMS, InvalidToken
 from agentidp.auth.jwt import NoOrganization, VerifiedClaims, verify_access_token
+from agentidp.auth.registration import registration_of
+from agentidp.auth.scopes import REGISTRATION_SCOPE
 from agentidp.core import limits
 from agentidp.core.caller import AuditEntry, Caller, Origin
 from agentidp.core.errors import Forbidden, Invalid, InvalidFields, Problem, Unauthenticated, UnsupportedMediaType
@@ -76,10 +78,11 @@ def origin(request: Request) -> Origin:
     return found
 
 
-async def authenticate(request: Request, scope: str, *, essential: bool = False) -> Caller:
+async def authenticate(request: Request, scope: str, *, essential: bool = False, registers: bool = False) -> Caller:
     """Prove the bearer of an access token for this API, or the holder of its key, and require the scope (`ANY_TOKEN`: none in particular).
 
-    An essential call is counted, but not refused when the day's calls are used up. Raises Unauthenticated, RateLimited, TooManyCalls or Forbidden,
+    An essential call is counted, but not refused when the day's calls are used up. Where an operation `registers`, a token that is good for
+    nothing else will do, too. Raises Unauthenticated, RateLimited, TooManyCalls or Forbidden,
     each with the audit event that it leaves.
     """
     instance = instance_of(request)
@@ -103,13 +106,16 @@ async def authenticate(request: Request, scope: str, *, essential: bool = False)
         alive = await is_alive(instance, token, meter="apiCalls", essential=essential, admit=functools.partial(throttle.admit, request), proof=proof)
     except (InvalidProof, NonceNeeded) as error:
         kind = _Unproven if isinstance(error, InvalidProof) else _WithoutNonce
-        audit = [replace(entry, organization_id=token.organization_id, agent_id=token.agent_id) for entry in error.audit]
+        audit = [replace(entry, organization_id=caller.organization_id, agent_id=caller.agent_id) for entry in error.audit]
         raise kind(error.detail, audit=audit, headers=challenge(instance, f'error="{error.oauth_error}"', scheme="DPoP")) from error
     if not alive:
         raise _bad_token(instance, "revoked, or the agent is not active", token)
     request.scope["agentidp.caller"] = caller
     request.scope["agentidp.token"] = token
-    require_scope(caller, scope)
+    if token.is_registration:
+        await throttle.admit_source(request)  # it is no client yet
+    if not (token.is_registration and registers):
+        require_scope(caller, scope)
     return caller
 
 
@@ -129,17 +135,25 @@ def _proof_of_possession(request: Request, scheme: str, presented: str, token: V
 
 def require_scope(caller: Caller, scope: str) -> None:
     """Raises Forbidden unless the caller's token holds the scope."""
+    if caller.registration is not None:
+        denied = AuditEntry("access.denied", "failure", "policy", caller.registration.policy_id, metadata={"reason": "registers one agent, nothing else"})
+        raise Forbidden("This token is for registering one agent, and for nothing else.", audit=[denied])
+    if scope == ANY_TOKEN and caller.is_delegated:
+        denied = AuditEntry("access.denied", "failure", metadata={"reason": "delegated token"})
+        raise Forbidden("This is for the agent itself, not for another one that acts for it.", audit=[denied])
     if scope != ANY_TOKEN and scope not in caller.scopes:
         entry = AuditEntry("access.denied", "failure", metadata={"requiredScope": scope})
         raise Forbidden(f"This needs a token with scope {scope}.", scope=scope, audit=[entry])
 
 
 def _caller(token: VerifiedClaims, origin: Origin) -> Caller:
-    return Caller(token.organization_id, token.agent_id, token.scopes, token.credential_id, token.token_id, origin)
+    if token.is_registration:
+        return Caller(token.organization_id, token_id=token.token_id, origin=origin, registration=registration_of(token))
+    return Caller(token.organization_id, token.agent_id, token.scopes, token.credential_id, token.token_id, origin, is_delegated=token.actors > 0)
 
 
 def _bad_token(instance: Instance, reason: str, token: VerifiedClaims | None) -> Unauthenticated:
-    known = {"organization_id": token.organization_id, "agent_id": token.agent_id} if token else {}
+    known = {"organization_id": token.organization_id} | ({} if token.is_registration else {"agent_id": token.agent_id}) if token else {}
     entry = AuditEntry("auth.failed", "failure", metadata={"reason": reason}, **known)
     parameters = ('error="invalid_token"', 'error_description="The access token is not valid"')
     return Unauthenticated(audit=[entry], headers=challenge(instance, *parameters, scheme=_scheme_of(token)))
@@ -161,9 +175,12 @@ async def refuse(request: Request, problem: Problem, *, oauth: bool) -> Response
     headers = {}
     if problem.is_failed_login:
         problem = await throttle.count_failure(request) or problem
-    if isinstance(problem, Forbidden) and problem.scope:
+    if isinstance(problem, Forbidden):
+        needed = (f'scope="{problem.scope}"',) if problem.scope else ()
         scheme = _scheme_of(request.scope.get("agentidp.token"))
-        headers = challenge(instance_of(request), 'error="insufficient_scope"', f'scope="{problem.scope}"', scheme=scheme)
+        headers = challenge(instance_of(request), 'error="insufficient_scope"', *needed, scheme=scheme)
+    elif isinstance(problem, Unauthenticated) and not problem.headers:  # found out in the unit of work
+        headers = challenge(instance_of(request), 'error="invalid_token"')
     try:
         await _leave_trail(request, problem)
     except Problem as unavailable:
@@ -222,11 +239,14 @@ def internal_error(request: Request, *, oauth: bool) -> Response:
 class GuardedRoute(APIRoute):
     """A FastAPI route behind the guard. The scope is declared where the operation is, by `secured(…)` or `public(…)`."""
 
+    speaks_oauth: ClassVar[bool] = False  # whether its refusals have the shape of RFC 6749
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         declared = self.openapi_extra or {}
         scope: str = declared["x-scope"]
         essential, is_limited = "x-essential" in declared, declared.get("x-rate-limit") == "source"
+        registers = declared.get("x-scope-once") == REGISTRATION_SCOPE
         queries = _query_names(self.dependant)
         has_body = self.body_field is not None
         merge_patch = "PATCH" in (self.methods or ())
@@ -235,7 +255,7 @@ class GuardedRoute(APIRoute):
             request.scope["agentidp.route"] = self.path_format
             try:
                 if scope != PUBLIC:
-                    await authenticate(request, scope, essential=essential)
+                    await authenticate(request, scope, essential=essential, registers=registers)
                 elif is_limited:
                     await throttle.admit_source(request)
                 if has_body:
@@ -244,14 +264,20 @@ class GuardedRoute(APIRoute):
                 return await handler(request)
             except Problem as problem:
                 if "x-without-organization" in declared and isinstance(problem, _WithoutOrganization):
-                    return await refuse(request, Invalid("organization_id is required in token.", audit=problem.audit), oauth=False)
-                return await refuse(request, problem, oauth=False)
+                    return await refuse(request, Invalid("organization_id is required in token.", audit=problem.audit), oauth=self.speaks_oauth)
+                return await refuse(request, problem, oauth=self.speaks_oauth)
             except RequestValidationError as error:
-                return await refuse(request, _invalid_fields(error), oauth=False)
+                return await refuse(request, _invalid_fields(error), oauth=self.speaks_oauth)
             except Exception:  # noqa: BLE001 - the last resort: nothing of the error reaches the client
-                return internal_error(request, oauth=False)
+                return internal_error(request, oauth=self.speaks_oauth)
 
         return guarded
+
+
+class OAuthJsonRoute(GuardedRoute):
+    """An OAuth endpoint that takes JSON."""
+
+    speaks_oauth = True
 
 
 class OAuthRoute(APIRoute):

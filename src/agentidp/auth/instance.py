@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 
 from agentidp.auth.keys import KeyStore
+from agentidp.auth.outside_keys import OutsideKeys
 from agentidp.auth.rates import RateLimits
 from agentidp.core import limits
 from agentidp.core.clock import Clock
 from agentidp.core.config import Settings
 from agentidp.core.metrics import Metrics
+from agentidp.core.outgoing import Outgoing
 from agentidp.core.plans import Plans
 from agentidp.core.secrets import Sealer
 from agentidp.core.seldom import Seldom
@@ -36,11 +38,14 @@ class Instance:
     metrics: Metrics
     plans: Plans
     rates: RateLimits
+    outgoing: Outgoing
+    outside_keys: OutsideKeys
     secret_key: bytes = b""
     nonce_key: bytes = b""
     operator_organization_id: str = ""
     audit_key: AuditKey = field(default_factory=AuditKey)
     nudge: Nudge = field(default_factory=Nudge)  # to the sealer
+    policies: object | None = None  # the `policies.known.KnownPolicies`, which stand above this floor
     stripe: object | None = None  # a `billing.stripe.Stripe`, which stands above this floor; None where nothing is sold
     limits_noted: Seldom = field(default_factory=lambda: Seldom(limits.LIMIT_NOTE_MS, limits.LIMIT_NOTES_MAX))  # by organization and limit of its plan
     audit_verifications: Turns = field(default_factory=lambda: Turns(limits.AUDIT_VERIFICATIONS_MAX, limits.AUDIT_VERIFICATIONS_EACH_MAX))

@@ -47,8 +47,10 @@ class UnverifiedToken:
     signature: bytes
 
 
-def parse_unverified(text: str, *, carries_key: bool = False) -> UnverifiedToken:
-    """The parts of a compact JWS with a JSON object as payload; `carries_key`: its header may hold a key, as a proof's must. Raises InvalidToken."""
+def parse_unverified(text: str, *, carries_key: bool = False, ignored: frozenset[str] = frozenset()) -> UnverifiedToken:
+    """The parts of a compact JWS with a JSON object as payload; `carries_key`: its header may hold a key, as a proof's must. `ignored` are header parameters that
+    may be there and mean nothing. Raises InvalidToken.
+    """
     if len(text) > limits.TOKEN_CHARACTERS_MAX:
         raise InvalidToken("too long")
     match = _COMPACT.fullmatch(text)
@@ -58,7 +60,7 @@ def parse_unverified(text: str, *, carries_key: bool = False) -> UnverifiedToken
     if len(raw_header) > limits.TOKEN_HEADER_BYTES_MAX:
         raise InvalidToken("header too long")
     header, payload = _parse_object(raw_header, "header"), _parse_object(raw_payload, "payload")
-    if refused := _REFUSED_HEADERS & header.keys() - ({"jwk"} if carries_key else set()):
+    if refused := _REFUSED_HEADERS & header.keys() - ignored - ({"jwk"} if carries_key else set()):
         raise InvalidToken(f"header parameter {min(refused)} is not accepted")
     if not isinstance(header.get("alg"), str) or not isinstance(header.get("kid", ""), str):
         raise InvalidToken("alg and kid must be strings")

@@ -28,6 +28,7 @@ def worker(*, config: Config = None) -> None:
                 print("AgentIdP worker is running", flush=True)
                 await stop.wait()
         finally:
+            await instance.outgoing.close()
             await instance.database.close()
 
     asyncio.run(run())

@@ -154,6 +154,37 @@ class BillingSettings(_Section):
         return self
 
 
+class WebhookSettings(_Section):
+    """What may be called for a tenant."""
+
+    allow_loopback: bool = Field(
+        False,
+        description="Let tenants name http addresses of the machine itself, at any port: for development, and refused in production. "
+        "It holds for every address that a tenant gives.",
+    )
+
+
+class OidcSettings(_Section):
+    """Which issuers the trust policies for GitHub and GitLab mean."""
+
+    github_issuer: str = Field(
+        "https://token.actions.githubusercontent.com",
+        description="Issuer of GitHub Actions' tokens.",
+        examples=["https://github.example.com/_services/token"],
+    )
+    gitlab_issuer: str = Field(
+        "https://gitlab.com", description="Issuer of GitLab CI's tokens where a policy names none.", examples=["https://gitlab.example.com"]
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, issuer in (("github_issuer", self.github_issuer), ("gitlab_issuer", self.gitlab_issuer)):
+            parts = urlsplit(issuer)
+            if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or issuer.endswith("/"):
+                raise ValueError(f"oidc.{name}: must be an address without query and without trailing slash")
+        return self
+
+
 class FeatureSettings(_Section):
     """What this server offers and does. A group of operations that is off is not there: 404, and not in the OpenAPI document."""
 
@@ -210,6 +241,8 @@ class Settings(BaseSettings):
     plans: PlanSettings = PlanSettings()
     stripe: StripeSettings = StripeSettings()
     billing: BillingSettings = BillingSettings()
+    webhooks: WebhookSettings = WebhookSettings()
+    oidc: OidcSettings = OidcSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -231,6 +264,8 @@ class Settings(BaseSettings):
                 raise ValueError("master_key: must be set in production; a generated key file is for development only")
             if self.log_level == "debug":
                 raise ValueError("log_level: debug is not allowed in production")
+            if self.webhooks.allow_loopback:
+                raise ValueError("webhooks.allow_loopback: is not allowed in production")
         return self
 
     @property

@@ -24,6 +24,7 @@ class Problem(Exception):
     plan_limit: ClassVar[str | None] = None  # which limit of an organization's plan is reached; such refusals come in great numbers
     is_failed_login: ClassVar[bool] = False  # somebody has not proven who it is; who does so too often is made to wait
     is_final = False  # nothing that is read anew could change it
+    shown_code: str | None = None  # what an OAuth endpoint says beside an error that has many reasons
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ JWKS_MAX_AGE_SECONDS: Final = 300  # verifiers may keep the key set this long; r
 KEYS_REFRESH_SECONDS: Final = 5  # another process's rotation is seen at the latest after this
 UNKNOWN_KEY_RELOAD_SECONDS: Final = 1  # at most one reload of the key table a second for unknown key ids
 
-FOREIGN_KEYS_CACHED_MAX: Final = 4096  # public keys of clients that need not be parsed again, about 1 KB each
+FOREIGN_KEYS_CACHED_MAX: Final = 4096  # public keys of clients and issuers that need not be parsed again, about 1 KB each
 FOREIGN_RSA_BITS_MAX: Final = 4096  # to check a signature with it takes 0.1 ms
 FOREIGN_KEY_MEMBERS_MAX: Final = 20  # of a JWK; those that we know are ten
 JTI_CHARACTERS_MAX: Final = 256  # of an id that a client gives its assertion or proof; a UUID has 36
@@ -44,6 +44,26 @@ CLIENT_ASSERTION_SECONDS_MAX: Final = 3_600  # an assertion's life; a good one h
 DPOP_PROOF_SECONDS_MAX: Final = 120  # between a proof's iat and its use; clocks differ by 60
 DPOP_NONCE_SECONDS: Final = 120  # a nonce is good for one to two times as long: so often a client that goes on has to take another
 ONE_TIME_MARGIN_SECONDS: Final = 120  # a used value is kept so long beyond its expiry: clocks differ by 60 s, and a decision waits twice 10 s for its commit
+ACTORS_MAX: Final = 5  # who act for an agent one behind the other: api.md section 17
+FOUNDATIONS_MAX: Final = 10  # tokens that one rests on, each looked up whenever it is used: a subject's and an actor's for each actor
+
+# Outside issuers ----------------------------------------------------------------------------
+OUTSIDE_TOKEN_SECONDS_MAX: Final = 86_400  # from `iat` to `exp`; GitHub's live minutes, Kubernetes' an hour unless it is asked for more
+OUTSIDE_KEYS_FRESH_SECONDS_MIN: Final = 60  # a key set is kept for as long as its Cache-Control says, but no shorter
+OUTSIDE_KEYS_FRESH_SECONDS_MAX: Final = 3_600  # and no longer: a key that its issuer withdrew is trusted for an hour at most
+OUTSIDE_KEYS_STALE_SECONDS_MAX: Final = 21_600  # what was fetched is used for so long while its issuer cannot be reached; 503 after that
+OUTSIDE_KEYS_RETRY_SECONDS: Final = 10  # between two tries to reach an issuer that did not answer
+OUTSIDE_UNKNOWN_KEY_SECONDS: Final = 60  # at most one reload a minute of an issuer's keys for unknown key ids
+OUTSIDE_KEYS_MAX: Final = 64  # keys of one issuer; GitHub has about five
+OUTSIDE_ISSUERS_MAX: Final = 1_000  # issuers whose keys are kept, about 10 KB each; the oldest go
+OUTSIDE_LOADS_MAX: Final = 32  # issuers that are being asked at once; 503 above
+TRUST_POLICIES_MAX: Final = 100  # of one organization: all are looked at for each token
+POLICY_CONDITIONS_MAX: Final = 20
+CONDITION_VALUES_MAX: Final = 20  # of one `in`
+CLAIM_NAME_CHARACTERS_MAX: Final = 128
+CLAIM_CHARACTERS_MAX: Final = 512  # of a value that a condition names; a workflow's ref has about 200
+POLICIES_CACHED_MAX: Final = 10_000  # organizations whose policies a process keeps, about 1 KB each policy
+REGISTRATION_TOKEN_SECONDS_MAX: Final = 300  # api.md section 15: what a policy without agent gives
 
 # Rates --------------------------------------------------------------------------------------
 RATE_KEYS_MAX: Final = 100_000  # clients, or sources, whose rate a process remembers, about 200 bytes each; the idle go first
@@ -139,7 +159,7 @@ STRIPE_SIGNATURE_SECONDS_MAX: Final = 300  # Stripe's own tolerance; either way,
 STRIPE_SIGNATURE_CHARACTERS_MAX: Final = 2048  # of the header; Stripe's has about 150 for each secret
 STRIPE_ID_CHARACTERS_MAX: Final = 128  # Stripe's ids have at most about 70
 CHECKOUT_LEFT_MS_MIN: Final = 1_800_000  # an open checkout is handed out again if it lives this much longer
-URL_CHARACTERS_MAX: Final = 2048  # of an address that somebody is sent back to
+URL_CHARACTERS_MAX: Final = 2048  # of an address that somebody is sent back to, or that we call
 BILLING_POLL_SECONDS: Final = 1.0  # what other processes accepted, and what is due again, is looked for this often
 BILLING_LEASE_MS: Final = 30_000  # whoever took an event and has not applied it by then is taken for dead
 BILLING_ATTEMPTS_MAX: Final = 10  # with doubled pauses about a quarter of an hour; then the event is parked
@@ -150,6 +170,22 @@ BILLING_INTERVAL_SECONDS: Final = 30.0  # ends of grace, usage to report and par
 METER_DELAY_MS: Final = 900_000  # after midnight no count of the day before is still being committed
 METER_DAYS_MAX: Final = 30  # Stripe takes usage of the last 35 days
 METERS_REPORTED_MAX: Final = 50  # counts read at once
+
+# Outgoing -----------------------------------------------------------------------------------
+HOST_CHARACTERS_MAX: Final = 253  # RFC 1035 section 3.1, without the last dot
+OUTGOING_TURN_SECONDS_MAX: Final = 5.0  # a request waits this long for its turn, then it has not been made
+OUTGOING_CONNECT_SECONDS_MAX: Final = 5.0  # to look the name up, and again to connect, TLS included
+OUTGOING_SECONDS_MAX: Final = 20.0  # from its turn to the last byte of the answer
+OUTGOING_ANSWER_BYTES_MAX: Final = 64 * 1024  # of a body, which is cut there
+OUTGOING_HEAD_BYTES_MAX: Final = 32 * 1024  # status line and headers; one event of the parser
+OUTGOING_RAW_BYTES_MAX: Final = 160 * 1024  # of head, informational answers, body and the framing of its chunks: 0.15 s of the parser at worst
+OUTGOING_READ_BYTES: Final = 16 * 1024  # taken from a connection at a time; more is not asked of the other side
+OUTGOING_REQUESTS_MAX: Final = 256  # at once in a process: connections, and file descriptors
+OUTGOING_REQUESTS_EACH_MAX: Final = 32  # to one origin: with 20 ms an answer, 1,600 a second
+OUTGOING_KEPT_MAX: Final = 256  # connections without a request that wait for the next
+OUTGOING_KEPT_SECONDS_MAX: Final = 30.0  # from connecting, used or not: so long does a change of the name's addresses take
+OUTGOING_ADDRESSES_DIALLED_MAX: Final = 3  # of one name, one after the other, within the time to connect; all of them are checked
+OUTGOING_LOOKUPS_MAX: Final = 64  # threads that wait for name servers
 
 # Vault --------------------------------------------------------------------------------------
 VAULT_SECONDS_MAX: Final = 10  # for one answer; a start waits for it

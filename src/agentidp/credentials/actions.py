@@ -100,6 +100,29 @@ def revoke_credential(tx: Tx, agent_id: str, credential_id: str) -> None:
     tx.record("credential.revoked", "credential", credential_id, agentId=agent_id)
 
 
+def generate_policy_credential(tx: Tx, agent_id: str, policy_id: str, scopes: frozenset[str] | None) -> str:
+    """What stands for a trust policy that lets others act as the agent, with those scopes or all of its own. Returns the credential's id.
+
+    Whoever may make it may do itself what it gives away. Raises AgentNotFound, AgentNotActive, Forbidden, TooManyCredentials.
+    """
+    agent = _lock_manageable(tx, agent_id, "policies:write", scopes)
+    if not is_active(agent.status, agent.expires_at, tx.now):
+        raise AgentNotActive
+    _require_room(tx, agent_id)
+    return _insert(tx, agent_id, "policy", policy_id, None)
+
+
+def revoke_policy_credential(tx: Tx, credential_id: str) -> None:
+    """The policy is gone, and what was issued by it is dead."""
+    _store(tx, credential_id, revoked_at=sa.func.coalesce(credentials.c.revoked_at, tx.now))
+
+
+def renew_policy_credentials(tx: Tx) -> None:
+    """The organization's policies have changed: whatever was decided on the old ones is to be decided again."""
+    mine = sa.and_(credentials.c.organization_id == tx.caller.organization_id, credentials.c.kind == "policy", credentials.c.revoked_at.is_(None))
+    tx.run(sa.update(credentials).where(mine).values(revision=credentials.c.revision + 1))
+
+
 def _lock_for_another(tx: Tx, agent_id: str, expires_at: int | None) -> sa.Row[Any]:
     """The agent, which may have one more credential with that expiry."""
     agent = _lock_manageable(tx, agent_id)
@@ -120,11 +143,11 @@ def _insert(tx: Tx, agent_id: str, kind: str, hint: str, expires_at: int | None)
     return credential_id
 
 
-def _lock_manageable(tx: Tx, agent_id: str) -> sa.Row[Any]:
+def _lock_manageable(tx: Tx, agent_id: str, scope: str = "agents:write", scopes: frozenset[str] | None = None) -> sa.Row[Any]:
     agent = lock_agent(tx, agent_id)
-    if tx.caller.agent_id != agent_id and is_administrator(tx, agent_id):
+    if (tx.caller.agent_id != agent_id or tx.caller.is_delegated) and is_administrator(tx, agent_id):
         require_administrator(tx.caller, agent_id, is_one=is_administrator(tx, tx.caller.agent_id))
-    require_may_manage(tx.caller, agent_id, frozenset(agent.scopes.split()), "agents:write")
+    require_may_manage(tx.caller, agent_id, frozenset(agent.scopes.split()) if scopes is None else scopes, scope)
     return agent
 
 

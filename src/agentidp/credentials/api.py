@@ -25,7 +25,7 @@ from agentidp.db.paging import page_request
 router = APIRouter(prefix="/api/v1/agents/{agentId}/credentials", tags=["Credentials"], route_class=GuardedRoute)
 
 CredentialStatus = Literal["active", "revoked", "expired"]
-CredentialKind = Literal["secret", "public_key"]
+CredentialKind = Literal["secret", "public_key"]  # that can be asked for here
 AgentPath = Annotated[str, Path(alias="agentId", description="The agent's id.")]
 CredentialPath = Annotated[str, Path(alias="credentialId", description="The credential's id.")]
 _NOTE = "Any token of the agent itself; for another agent {scope}."
@@ -37,9 +37,9 @@ class CredentialResource(Resource):
 
     credential_id: Uuid
     client_id: Uuid = Field(description="The agent's id; send it as `client_id`.")
-    kind: CredentialKind
+    kind: Literal["secret", "public_key", "policy"] = Field(description="`policy`: it stands for a trust policy.")
     status: CredentialStatus
-    hint: str = Field(description="The public beginning of the secret, or the key's thumbprint (RFC 7638).")
+    hint: str = Field(description="The public beginning of the secret, the key's thumbprint (RFC 7638), or the policy's id.")
     created_at: InstantOut
     expires_at: InstantOut | None
     revoked_at: InstantOut | None

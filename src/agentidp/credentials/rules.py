@@ -38,7 +38,9 @@ class KeyAlreadyRegistered(Conflict):
 
 
 class KeyNotRotated(Conflict):
-    title = "A key is replaced by another credential: generate one for the new key, and revoke this one when nobody uses it any longer."
+    title = (
+        "Only a secret is rotated. A key is replaced by another credential: generate one for the new key, and revoke this one when nobody uses it any longer."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +120,12 @@ def require_may_manage(caller: Caller, agent_id: str, agent_scopes: frozenset[st
 
     Otherwise whoever may write agents could take the identity of a more powerful one. Raises Forbidden.
     """
-    if caller.agent_id == agent_id:
+    if caller.agent_id == agent_id and not caller.is_delegated:
         return
     denied = AuditEntry("access.denied", "failure", "agent", agent_id, metadata={"requiredScope": scope})
     if scope not in caller.scopes:
         raise Forbidden(f"Managing another agent's credentials needs a token with scope {scope}.", scope=scope, audit=[denied])
-    if scope == "agents:write" and OPERATOR_SCOPE not in caller.scopes and agent_scopes - caller.scopes:
+    if scope.endswith(":write") and OPERATOR_SCOPE not in caller.scopes and agent_scopes - caller.scopes:
         needed = " ".join(sorted({scope, *agent_scopes}))
         raise Forbidden("The agent may do more than your token may, so you cannot make credentials for it.", scope=needed, audit=[denied])
 
@@ -133,7 +135,7 @@ def require_administrator(caller: Caller, agent_id: str, *, is_one: bool) -> Non
 
     Raises Forbidden.
     """
-    if not is_one and OPERATOR_SCOPE not in caller.scopes:
+    if (caller.is_delegated or not is_one) and OPERATOR_SCOPE not in caller.scopes:
         denied = AuditEntry("access.denied", "failure", "agent", agent_id, metadata={"requiredScope": OPERATOR_SCOPE})
         detail = "The agent administers the organization; only it, another administrator or the operator may manage its credentials."
         raise Forbidden(detail, scope=OPERATOR_SCOPE, audit=[denied])

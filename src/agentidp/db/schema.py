@@ -131,14 +131,15 @@ organization_members = sa.Table(
     sa.ForeignKeyConstraint(["organization_id", "agent_id"], ["agents.organization_id", "agents.agent_id"]),
 )
 
-# owner: credentials. What an agent proves itself with; the secret itself lives in `credential_secrets`, the public key in `credential_keys`.
+# owner: credentials. What an agent proves itself with; the secret itself lives in `credential_secrets`, the public key in `credential_keys`, a policy in
+# `trust_policies`.
 credentials = sa.Table(
     "credentials",
     metadata,
     _organization_key(),
     sa.Column("credential_id", Id, primary_key=True),
     sa.Column("agent_id", Id, nullable=False),
-    sa.Column("kind", sa.String(16), sa.CheckConstraint("kind IN ('secret', 'public_key')", name="kind"), nullable=False),
+    sa.Column("kind", sa.String(16), sa.CheckConstraint("kind IN ('secret', 'public_key', 'policy')", name="kind"), nullable=False),
     sa.Column("hint", sa.String(64), nullable=False),
     sa.Column("expires_at", Instant),
     sa.Column("revoked_at", Instant),
@@ -174,6 +175,30 @@ credential_keys = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.ForeignKeyConstraint(["organization_id", "credential_id"], ["credentials.organization_id", "credentials.credential_id"]),
     sa.Index("ix_credential_keys_credential", "organization_id", "credential_id"),
+)
+
+# owner: policies. Whose tokens of other issuers are good for what. `credential_id` stands for the policy where it leads to an agent: revoked with it, so that its
+# tokens die, and raised in revision whenever the organization's policies change, so that nobody decides on old ones. The repository's numbers are recorded at
+# first use. Without an agent, its tokens register one.
+trust_policies = sa.Table(
+    "trust_policies",
+    metadata,
+    _organization_key(),
+    sa.Column("policy_id", Id, primary_key=True),
+    sa.Column("provider", sa.String(16), sa.CheckConstraint("provider IN ('github', 'gitlab', 'kubernetes', 'oidc')", name="provider"), nullable=False),
+    sa.Column("issuer", sa.Text, nullable=False),
+    sa.Column("audience", sa.Text, nullable=False),
+    sa.Column("repository", sa.String(256)),
+    sa.Column("branch", sa.String(256)),
+    sa.Column("conditions", Json, nullable=False),
+    sa.Column("agent_id", Id),
+    sa.Column("scopes", sa.Text),
+    sa.Column("repository_id", sa.String(20)),
+    sa.Column("repository_owner_id", sa.String(20)),
+    sa.Column("credential_id", Id),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+    sa.ForeignKeyConstraint(["organization_id", "credential_id"], ["credentials.organization_id", "credentials.credential_id"]),
 )
 
 # owner: tokens. Single tokens revoked before they expired; swept after that.

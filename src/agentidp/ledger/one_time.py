@@ -22,6 +22,12 @@ def claim_once(tx: Tx, value: OneTime) -> bool:
     return tx.insert_new(one_time_values, organization_id=tx.caller.organization_id, kind=value.kind, digest=value.digest, expires_at=value.expires_at)
 
 
+def was_used(tx: Tx, value: OneTime) -> bool:
+    """Whether the value was used up in the caller's organization; `claim_once` decides."""
+    mine = sa.and_(one_time_values.c.organization_id == tx.caller.organization_id, one_time_values.c.kind == value.kind)
+    return tx.one(sa.select(one_time_values.c.digest).where(mine, one_time_values.c.digest == value.digest)) is not None
+
+
 def sweep_one_time_values(tx: Tx) -> int:
     """Forget values that nobody takes any longer, by whatever clock. Returns how many; call it until it returns less than one transaction may hold."""
     key = one_time_values.primary_key

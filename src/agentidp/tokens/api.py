@@ -6,7 +6,7 @@ The first three are plain ASGI endpoints served ahead of the framework: they par
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,24 +14,38 @@ from agentidp.agents.rules import AgentNotFound
 from agentidp.auth import guard
 from agentidp.auth.authority import is_alive, require_call
 from agentidp.auth.dpop import InvalidProof, NonceNeeded
-from agentidp.auth.guard import GuardedRoute, OAuthRoute, write
+from agentidp.auth.guard import GuardedRoute, OAuthJsonRoute, OAuthRoute, write
 from agentidp.auth.instance import instance_of
 from agentidp.auth.jws import InvalidToken
 from agentidp.auth.jwt import VerifiedClaims, verify_access_token
+from agentidp.auth.outside_keys import IssuerUnreachable
 from agentidp.auth.scopes import SCOPES
 from agentidp.core import limits
 from agentidp.core.caller import AuditEntry, Caller
 from agentidp.core.errors import Invalid, InvalidScopes, TooManyCalls, Unauthenticated
 from agentidp.core.http import NO_STORE, JsonResponse
-from agentidp.core.operations import oauth, secured
+from agentidp.core.operations import oauth, public, secured
+from agentidp.core.resources import RequestBody, Uuid
+from agentidp.policies.rules import ExchangeRefused, NoPolicyMatches, OutsideTokenInvalid, OutsideTokenReplayed
 from agentidp.tokens import actions
 from agentidp.tokens.assertions import ASSERTION_TYPE
 from agentidp.tokens.clients import Form, presented_client, read_form, settle
-from agentidp.tokens.grants import GRANTS
-from agentidp.tokens.rules import RESOURCE_PATTERN, InvalidClient, InvalidTarget, NotYourToken, TooManyTokens, UnauthorizedClient, UnsupportedGrantType
+from agentidp.tokens.grants import GRANTS, outside
+from agentidp.tokens.grants.token_exchange import ACCESS_TOKEN
+from agentidp.tokens.rules import (
+    RESOURCE_PATTERN,
+    InvalidClient,
+    InvalidTarget,
+    NotYourToken,
+    TooManyTokens,
+    UnauthorizedClient,
+    UnsupportedGrantType,
+    requested_scope,
+)
 
 router = APIRouter(prefix="/api/v1", tags=["Tokens"], route_class=GuardedRoute)
 oauth_router = APIRouter(prefix="/api/v1", tags=["Tokens"], route_class=OAuthRoute)
+exchange_router = APIRouter(prefix="/api/v1", tags=["Tokens"], route_class=OAuthJsonRoute)
 
 
 _SCOPE = "|".join(SCOPES)
@@ -68,6 +82,12 @@ class TokenRequest(BaseModel):
     resource: list[Resource] = Field(
         [], max_length=limits.RESOURCES_MAX, description="Whom the token is for (RFC 8707); may be repeated.", examples=[["https://api.example.com"]]
     )
+    assertion: str = Field("", description="Grant jwt-bearer: a token of another issuer that a trust policy accepts (RFC 7523).")
+    subject_token: str = Field("", description="Grant token-exchange: the token to exchange (RFC 8693).")
+    subject_token_type: str = Field("", description="What kind it is: `access_token` for one of ours, `jwt` for another issuer's.", examples=[ACCESS_TOKEN])
+    actor_token: str = Field("", description="An access token of the agent that is to act for the subject's.")
+    actor_token_type: str = Field("", examples=[ACCESS_TOKEN])
+    requested_token_type: str = Field("", examples=[ACCESS_TOKEN])
 
 
 class TokenResponse(BaseModel):
@@ -78,6 +98,17 @@ class TokenResponse(BaseModel):
     expires_in: int = Field(description="Seconds.", examples=[3600])
     scope: str
     id_token: str = Field("", description="When `openid` is among the scopes.")
+    issued_token_type: str = Field("", description="Of a token exchange (RFC 8693 section 2.2.1).")
+
+
+class ExchangeRequest(RequestBody):
+    """A token of another issuer that a trust policy accepts."""
+
+    token: Annotated[str, StringConstraints(min_length=1, max_length=limits.TOKEN_CHARACTERS_MAX)] = Field(examples=["eyJhbGciOiJSUzI1NiJ9.e30.AA"])
+    agent_id: Uuid | None = Field(None, description="Which agent is meant, where policies for more than one accept the token.")
+    scope: Annotated[str, StringConstraints(max_length=limits.SCOPE_CHARACTERS_MAX)] | None = Field(
+        None, description="Scopes separated by spaces; all that the policy allows when absent.", json_schema_extra={"pattern": f"^({_SCOPE})( ({_SCOPE}))*$"}
+    )
 
 
 class TokenForm(BaseModel):
@@ -117,6 +148,7 @@ class Introspection(BaseModel):
     organization_id: str = ""
     credential_id: str = ""
     cnf: Confirmation = Confirmation(jkt="")
+    act: dict[str, Any] = Field(default_factory=dict, description="Who acts for the agent (RFC 8693 section 4.1).")
 
 
 @oauth_router.post(
@@ -125,22 +157,16 @@ class Introspection(BaseModel):
     response_model=TokenResponse,
     **oauth(
         TokenRequest,
-        TooManyTokens,
-        UnsupportedGrantType,
-        InvalidScopes,
-        InvalidTarget,
-        UnauthorizedClient,
-        InvalidProof,
-        NonceNeeded,
-        InvalidClient,
+        *(TooManyTokens, UnsupportedGrantType, InvalidScopes, InvalidTarget, UnauthorizedClient, InvalidClient, ExchangeRefused, IssuerUnreachable),
+        *(InvalidProof, NonceNeeded),
         security=[{"basic": []}, {}],
     ),
 )
 async def token(request: Request) -> Response:
     """Get an access token. The client authenticates with HTTP Basic, with a secret in the form, or with a signed assertion.
 
-    With a proof in the header `DPoP` (RFC 9449) the token is bound to the proof's key. Proofs carry a nonce: without a good one the answer is
-    400 `use_dpop_nonce`, with the nonce in the header `DPoP-Nonce`.
+    Unless what it presents is the whole proof: a token to be exchanged. With a proof in the header `DPoP` (RFC 9449) the token is bound to the proof's key.
+    Proofs carry a nonce: without a good one the answer is 400 `use_dpop_nonce`, with the nonce in the header `DPoP-Nonce`.
     """
     form = await read_form(request)
     if "grant_type" not in form:
@@ -149,6 +175,26 @@ async def token(request: Request) -> Response:
     if grant is None:
         raise UnsupportedGrantType
     return JsonResponse(await grant(request, form), headers=NO_STORE)
+
+
+@exchange_router.post(
+    "/oidc/token",
+    operation_id="exchangeToken",
+    response_model=TokenResponse,
+    **public(
+        *(OutsideTokenInvalid, OutsideTokenReplayed, NoPolicyMatches, InvalidScopes, InvalidTarget, UnauthorizedClient, TooManyTokens, IssuerUnreachable),
+        *(InvalidProof, NonceNeeded),
+        body=True,
+        oauth=True,
+    ),
+)
+async def exchange(request: Request, body: ExchangeRequest) -> Response:
+    """Exchange another issuer's token for an access token: GitHub Actions', GitLab's, a Kubernetes cluster's.
+
+    Which one is good for what, the trust policies of the organization say that its audience names. Each is good once.
+    """
+    scope = requested_scope({} if body.scope is None else {"scope": [body.scope]})
+    return JsonResponse(await outside.exchange(request, body.token, outside.Wanted("oidc", body.agent_id, scope)), headers=NO_STORE)
 
 
 @oauth_router.post(
@@ -170,7 +216,7 @@ async def introspect(request: Request) -> Response:
         return JsonResponse({"active": False}, headers=NO_STORE)
     shown = {name: own.claims[name] for name in ("scope", "client_id", "exp", "iat", "sub", "aud", "iss", "jti", "organization_id", "credential_id")}
     bound = {"token_type": "Bearer"} if own.key_thumbprint is None else {"token_type": "DPoP", "cnf": {"jkt": own.key_thumbprint}}
-    return JsonResponse({"active": True, **bound, **shown}, headers=NO_STORE)
+    return JsonResponse({"active": True, **bound, **shown, **({"act": own.claims["act"]} if own.actors else {})}, headers=NO_STORE)
 
 
 @oauth_router.post(

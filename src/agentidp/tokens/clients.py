@@ -30,9 +30,14 @@ T = TypeVar("T")
 Form = dict[str, list[str]]
 
 _BASIC = re.compile(r"basic +([A-Za-z0-9+/]+={0,2})", re.IGNORECASE | re.ASCII)
-_REPEATABLE = frozenset({"resource"})
+_REPEATABLE = frozenset({"resource", "audience"})
 _ASSERTION = ("client_assertion_type", "client_assertion")
-_BODY_ONLY = frozenset({"client_id", "client_secret", *_ASSERTION, "token", "grant_type", "scope", "resource", "token_type_hint"})
+_BODY_ONLY = frozenset(
+    {
+        *("client_id", "client_secret", *_ASSERTION, "token", "grant_type", "scope", "resource", "audience", "token_type_hint", "assertion"),
+        *("subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type"),
+    }
+)
 
 
 class PresentedClient(Protocol):
@@ -121,6 +126,12 @@ def _from_basic(headers: list[str], client_id: str | None, instance: Instance) -
     if client_id not in {None, client.client_id}:
         raise Invalid("client_id in the body is not the client of the Authorization header.")
     return client
+
+
+def require_no_client(request: Request, form: Form) -> None:
+    """Where what is presented is the whole proof, a client's own beside it would only seem to be looked at. Raises Invalid."""
+    if "client_secret" in form or any(name in form for name in _ASSERTION) or header_values(request, b"authorization"):
+        raise Invalid("This grant needs no client authentication; send no client_secret, no client_assertion and no Authorization header.")
 
 
 async def settle(

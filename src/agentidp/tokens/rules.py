@@ -65,6 +65,8 @@ class IssuedToken(msgspec.Struct, frozen=True):
     issued_at: int
     expires_at: int
     key_thumbprint: str | None = None  # the key that it is bound to
+    actor: Mapping[str, Any] | None = None  # who acts for the agent, as the claim `act`
+    rests_on: tuple[Mapping[str, Any], ...] = ()  # tokens that must be good for this one to be
 
     @property
     def token_type(self) -> str:
@@ -81,10 +83,15 @@ def requested_scope(form: Mapping[str, Sequence[str]]) -> str | None:
 
 def requested_audience(form: Mapping[str, Sequence[str]], default: str) -> tuple[str, ...]:
     """The `resource` parameters in canonical form (RFC 8707 section 2), else the default. Raises InvalidTarget."""
+    return optional_audience(form) or (default,)
+
+
+def optional_audience(form: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The same, empty when nothing is asked for. Raises InvalidTarget."""
     resources = form.get("resource", ())
     if len(resources) > limits.RESOURCES_MAX:
         raise InvalidTarget(f"At most {limits.RESOURCES_MAX} resources.")
-    return tuple(dict.fromkeys(_canonical(resource) for resource in resources)) or (default,)
+    return tuple(dict.fromkeys(_canonical(resource) for resource in resources))
 
 
 def _canonical(resource: str) -> str:
@@ -108,7 +115,7 @@ def expiry(now_seconds: int, lifetime_seconds: int, bound_ms: int | None) -> int
 
 
 def access_token_claims(token: IssuedToken, issuer: str) -> dict[str, Any]:
-    """RFC 9068 section 2.2; `aud` is a string when there is one audience. `cnf`: RFC 9449 section 6.1."""
+    """RFC 9068 section 2.2; `aud` is a string when there is one audience. `cnf`: RFC 9449 section 6.1. `act`: RFC 8693 section 4.1."""
     claims: dict[str, Any] = {
         "iss": issuer,
         "sub": token.agent_id,
@@ -124,6 +131,10 @@ def access_token_claims(token: IssuedToken, issuer: str) -> dict[str, Any]:
     }
     if token.key_thumbprint is not None:
         claims["cnf"] = {"jkt": token.key_thumbprint}
+    if token.rests_on:
+        claims["rests_on"] = token.rests_on
+    if token.actor is not None:
+        claims["act"] = token.actor
     return claims
 
 

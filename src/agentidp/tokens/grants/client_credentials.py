@@ -12,7 +12,7 @@ from agentidp.auth.jws import encode_base64url
 from agentidp.auth.jwt import ACCESS_TOKEN_TYPE, ID_TOKEN_TYPE, encode
 from agentidp.core.caller import AuditEntry
 from agentidp.ledger.entries import Entry, Snapshot, Verdict
-from agentidp.tokens.actions import issue_token, over_limit
+from agentidp.tokens.actions import OWN_PROOF, Basis, issue_token, over_limit
 from agentidp.tokens.clients import Form, presented_client, settle
 from agentidp.tokens.rules import InvalidClient, IssuedToken, TooManyTokens, access_token_claims, id_token_claims, requested_audience, requested_scope
 
@@ -27,19 +27,20 @@ async def handle(request: Request, form: Form) -> dict[str, Any]:
     if client is None:
         raise InvalidClient(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": "no client authentication"})])
     scope, audience = requested_scope(form), requested_audience(form, instance.settings.default_audience)
-    bound_to, lifetime_seconds = proof.key_thumbprint if proof is not None else None, instance.settings.tokens.lifetime_seconds
+    basis, lifetime_seconds = OWN_PROOF if proof is None else Basis(key_thumbprint=proof.key_thumbprint), instance.settings.tokens.lifetime_seconds
 
     def decide(agent: Snapshot, now: int) -> tuple[Entry, IssuedToken]:
-        return issue_token(agent, now, source, scope=scope, audience=audience, lifetime_seconds=lifetime_seconds, key_thumbprint=bound_to)
+        return issue_token(agent, now, source, scope=scope, audience=audience, lifetime_seconds=lifetime_seconds, basis=basis)
 
-    entry, answer = await settle(request, client, decide, lambda token: _answer(instance, token), proof)
+    entry, answer = await settle(request, client, decide, lambda token: token_answer(instance, token), proof)
     if entry.verdict is Verdict.OVER_LIMIT:
         raise TooManyTokens(instance.clock(), audit=[over_limit(entry.snapshot)])
     instance.metrics.tokens_issued.inc()
     return answer
 
 
-def _answer(instance: Instance, token: IssuedToken) -> dict[str, Any]:
+def token_answer(instance: Instance, token: IssuedToken) -> dict[str, Any]:
+    """The signed token, and an ID token where `openid` is among its scopes."""
     key, issuer = instance.keys.current, instance.settings.issuer
     claims = access_token_claims(token, issuer)
     access_token = encode(key, ACCESS_TOKEN_TYPE, claims)
@@ -49,7 +50,7 @@ def _answer(instance: Instance, token: IssuedToken) -> dict[str, Any]:
         "expires_in": token.expires_at - token.issued_at,
         "scope": claims["scope"],
     }
-    if "openid" in token.scope.split():
+    if "openid" in token.scope.split() and not token.rests_on:
         half = hashlib.sha256(access_token.encode()).digest()[:16]
         answer["id_token"] = encode(key, ID_TOKEN_TYPE, id_token_claims(token, issuer, encode_base64url(half)))
     return answer
