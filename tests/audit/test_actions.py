@@ -126,6 +126,10 @@ ELSEWHERE = {
     "billing.event_applied": "billing/*.py",
     "billing.event_ignored": "billing/*.py",
     "policy.repository_recorded": "policies/*.py",
+    "federation.partner_added": "federation/*.py",
+    "federation.partner_updated": "federation/*.py",
+    "federation.partner_removed": "federation/*.py",
+    "federation.verified": "federation/*.py",
 }
 
 

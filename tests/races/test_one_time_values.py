@@ -10,12 +10,17 @@ from tests.db.opened import Turned, opened
 from tests.ledger.made import Known, make_known
 from tests.ledger.test_one_time import value
 from tests.ledger.test_writers import entry
+from tests.proofs import OwnKey, asserted, nonce_of, register
+from tests.races.test_races import at_once, servers_of, twins
+from tests.serving import RunningServer
+from tests.tenants import Tenant
 
 from agentidp.db.unit import Database
 from agentidp.ledger.entries import Verdict
 from agentidp.ledger.one_time import claim_once
 
 AT_ONCE = 50
+__all__ = ["servers_of", "twins"]  # the fixtures
 
 
 async def claim_at_once(databases: list[Database], known: Known, now: int, name: str) -> Counter[bool]:
@@ -61,3 +66,30 @@ def test_values_in_any_order_do_not_wait_for_each_other_in_a_circle(database_url
             return [{a.verdict, b.verdict} for a, b in zip(batches[0], reversed(batches[1]), strict=True)]  # type: ignore[misc]
 
     assert asyncio.run(work()) == [{Verdict.RECORDED, Verdict.REPLAYED}] * 40
+
+
+@pytest.mark.parametrize("path", ["/api/v1/token", "/api/v1/token/introspect"])
+def test_one_assertion_authenticates_once(servers_of: list[RunningServer], tenant: Tenant, path: str) -> None:
+    key, agent = OwnKey(), tenant.agent()
+    register(agent, key)
+    form = asserted(key.assertion(agent), token="x")
+    answers = at_once(servers_of, AT_ONCE, lambda client, _: client.post(path, data=form))
+    assert Counter(answer.status_code for answer in answers) == {200: 1, 401: AT_ONCE - 1}
+    if path.endswith("token"):
+        with tenant.admin.client("audit:read") as client:
+            issued = client.get("/api/v1/audit", params={"action": "token.issued", "agentId": agent.agent_id}).json()["total"]
+        assert issued == 2, "and the one with which the key was registered"
+
+
+def test_one_proof_gets_one_token_and_makes_one_call(servers_of: list[RunningServer], tenant: Tenant) -> None:
+    """The nonce comes from one server, and the others take it."""
+    key, agent, server = OwnKey(), tenant.agent(), servers_of[0]
+    form = {"grant_type": "client_credentials", "client_id": agent.agent_id, "client_secret": agent.client_secret}
+    nonce = nonce_of(server)
+    proof = {"DPoP": key.proof(server, "POST", "/api/v1/token", nonce)}
+    answers = at_once(servers_of, AT_ONCE, lambda client, _: client.post("/api/v1/token", data=form, headers=proof))
+    assert Counter(answer.status_code for answer in answers) == {200: 1, 400: AT_ONCE - 1}
+    token = next(answer.json()["access_token"] for answer in answers if answer.status_code == 200)
+    headers = {"Authorization": f"DPoP {token}", "DPoP": key.proof(server, "GET", "/agent-info", nonce, token)}
+    answers = at_once(servers_of, AT_ONCE, lambda client, _: client.get("/agent-info", headers=headers))
+    assert Counter(answer.status_code for answer in answers) == {200: 1, 401: AT_ONCE - 1}

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
+import sqlalchemy as sa
 from joserfc.jwk import OctKey
 from joserfc.jwt import encode
 from tests.auth.forgery import forge, parts
@@ -13,8 +14,13 @@ from tests.proofs import TOKEN, Algorithm, OwnKey, asserted, register
 from tests.serving import RunningServer, settings_for
 from tests.tenants import Tenant, TestAgent, make_tenant, operator_of
 
+from agentidp.bootstrap import raise_token_floor
 from agentidp.core import limits
+from agentidp.core.caller import Caller
 from agentidp.core.clock import to_rfc3339
+from agentidp.db.schema import one_time_values
+from agentidp.db.unit import Tx
+from agentidp.worker import keep_house
 
 INTROSPECT, REVOKE = "/api/v1/token/introspect", "/api/v1/token/revoke"
 ENDPOINTS = (TOKEN, INTROSPECT, REVOKE)
@@ -284,3 +290,36 @@ def test_a_key_registered_a_moment_ago_works_at_once(tenant: Tenant, server: Run
     assert send(server, OTHER_KEY.assertion(agent)).status_code == 401
     register(agent, OTHER_KEY)
     assert send(server, OTHER_KEY.assertion(agent)).status_code == 200
+
+
+def test_after_a_restore_what_was_signed_before_is_taken_for_used(own_server: RunningServer) -> None:
+    """The backup does not know what was used since: see TH42."""
+    agent = make_tenant(own_server).admin
+    register(agent, KEY)
+    used, early = KEY.assertion(agent), KEY.assertion(agent)
+    without_iat = KEY.assertion(agent, iat=None)
+    assert send(own_server, used).status_code == 200
+    floor = (own_server.clock() // 1000 + 1) * 1000
+    first = own_server.first
+    own_server.write(raise_token_floor, Caller(first.organization_id, is_system=True), floor, newest_event_at=None)
+    with own_server.clock.ahead(seconds=2):
+        for assertion in (used, early, without_iat):
+            assert send(own_server, assertion).status_code == 401
+        assert send(own_server, KEY.assertion(agent)).status_code == 200
+        assert send(own_server, KEY.assertion(agent, iat=None, exp=_now(agent) + LIFE + LEEWAY)).status_code == 200, "it can only have been made since"
+
+
+def test_a_used_assertion_is_forgotten_when_nobody_takes_it_any_longer(own_server: RunningServer) -> None:
+    agent = make_tenant(own_server).admin
+    register(agent, KEY)
+    assertion = KEY.assertion(agent)
+    assert send(own_server, assertion).status_code == 200
+
+    def kept(tx: Tx) -> int:
+        return len(tx.all(sa.select(one_time_values.c.digest).where(one_time_values.c.organization_id == agent.organization_id)))
+
+    for seconds, count in ((61, 1), (61 + limits.ONE_TIME_MARGIN_SECONDS, 0)):
+        with own_server.clock.ahead(seconds=seconds):
+            own_server.await_(keep_house(own_server.instance))
+            assert own_server.read(kept, agent.caller) == count
+            assert send(own_server, assertion).status_code == 401

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from agentidp.auth.claims import past_instant, token_id
 from agentidp.auth.instance import Instance, instance_of
-from agentidp.auth.jwk import ForeignKey, InvalidKey, parse_public
+from agentidp.auth.jwk import InvalidKey, parse_public
 from agentidp.auth.jws import InvalidToken, encode_base64url, parse_unverified, verify_signature
 from agentidp.core import limits
 from agentidp.core.caller import AuditEntry
@@ -64,8 +64,9 @@ def read_proof(request: Request, access_token: str | None = None) -> Proof | Non
         raise invalid_proof(str(error)) from error
 
 
-def invalid_proof(reason: str) -> InvalidProof:
-    return InvalidProof(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": f"DPoP proof: {reason}"})])
+def invalid_proof(reason: str, **agent: str) -> InvalidProof:
+    """`agent`: organization and agent that it is of, where they are known."""
+    return InvalidProof(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": f"DPoP proof: {reason}"}, **agent)])
 
 
 def nonce_headers(request: Request) -> list[tuple[bytes, bytes]]:
@@ -77,33 +78,28 @@ def nonce_headers(request: Request) -> list[tuple[bytes, bytes]]:
 
 
 def _checked(unverified_proof: str, request: Request, access_token: str | None, instance: Instance) -> Proof:
+    """What costs most comes last: whoever has no nonce makes us check no signature."""
     token, now = parse_unverified(unverified_proof, carries_key=True), instance.clock()
     header, claims = token.header, token.payload
-    if header.get("typ") != _TYPE:
-        raise InvalidToken("typ is not dpop+jwt")
-    key = _key(header.get("jwk"))
-    verify_signature(key.algorithm, key.public_key, token)
+    if header.get("typ") != _TYPE or not isinstance(header.get("jwk"), dict):
+        raise InvalidToken("typ is not dpop+jwt, or jwk is missing")
     if claims.get("htm") != request.method:
         raise InvalidToken("htm is not the method")
     if _normalized(claims.get("htu")) != _normalized(instance.settings.issuer + request.scope["raw_path"].decode("latin-1")):
         raise InvalidToken("htu is not the address")
     if access_token is not None and claims.get("ath") != encode_base64url(hashlib.sha256(access_token.encode()).digest()):
         raise InvalidToken("ath is not the hash of the access token")
-    proof_id, issued_at = token_id(claims), past_instant(claims, "iat", now)
+    proof_id, issued_at, nonce = token_id(claims), past_instant(claims, "iat", now), claims.get("nonce", "")
     if issued_at is None or issued_at + _PROOF_MS_MAX <= now:
         raise InvalidToken("iat is missing or too long ago")
-    if "nonce" in claims and not isinstance(claims["nonce"], str):
+    if not isinstance(nonce, str):
         raise InvalidToken("nonce is not a string")
-    if not _is_good_nonce(instance, claims.get("nonce", ""), now):
+    if not _is_good_nonce(instance, nonce, now):
         raise NonceNeeded
+    key = parse_public(header["jwk"])
+    verify_signature(key.algorithm, key.public_key, token)
     once = OneTime.of(DPOP_PROOF, key.thumbprint, proof_id, issued_at=issued_at, expires_at=issued_at + _PROOF_MS_MAX)
     return Proof(key.thumbprint, once)
-
-
-def _key(jwk: object) -> ForeignKey:
-    if not isinstance(jwk, dict):
-        raise InvalidToken("jwk is missing")
-    return parse_public(jwk)
 
 
 def _normalized(url: object) -> str:

@@ -106,7 +106,8 @@ async def authenticate(request: Request, scope: str, *, essential: bool = False,
         alive = await is_alive(instance, token, meter="apiCalls", essential=essential, admit=functools.partial(throttle.admit, request), proof=proof)
     except (InvalidProof, NonceNeeded) as error:
         kind = _Unproven if isinstance(error, InvalidProof) else _WithoutNonce
-        raise kind(error.detail, audit=error.audit, headers=challenge(instance, f'error="{error.oauth_error}"', scheme="DPoP")) from error
+        audit = [replace(entry, organization_id=caller.organization_id, agent_id=caller.agent_id) for entry in error.audit]
+        raise kind(error.detail, audit=audit, headers=challenge(instance, f'error="{error.oauth_error}"', scheme="DPoP")) from error
     if not alive:
         raise _bad_token(instance, "revoked, or the agent is not active", token)
     request.scope["agentidp.caller"] = caller
@@ -154,9 +155,12 @@ def _caller(token: VerifiedClaims, origin: Origin) -> Caller:
 def _bad_token(instance: Instance, reason: str, token: VerifiedClaims | None) -> Unauthenticated:
     known = {"organization_id": token.organization_id} | ({} if token.is_registration else {"agent_id": token.agent_id}) if token else {}
     entry = AuditEntry("auth.failed", "failure", metadata={"reason": reason}, **known)
-    scheme = "DPoP" if token is not None and token.key_thumbprint is not None else "Bearer"
     parameters = ('error="invalid_token"', 'error_description="The access token is not valid"')
-    return Unauthenticated(audit=[entry], headers=challenge(instance, *parameters, scheme=scheme))
+    return Unauthenticated(audit=[entry], headers=challenge(instance, *parameters, scheme=_scheme_of(token)))
+
+
+def _scheme_of(token: VerifiedClaims | None) -> str:
+    return "Bearer" if token is None or token.key_thumbprint is None else "DPoP"
 
 
 def challenge(instance: Instance, *parameters: str, scheme: str = "Bearer") -> dict[str, str]:
@@ -172,8 +176,8 @@ async def refuse(request: Request, problem: Problem, *, oauth: bool) -> Response
     if problem.is_failed_login:
         problem = await throttle.count_failure(request) or problem
     if isinstance(problem, Forbidden):
-        scheme = "DPoP" if request.scope.get("agentidp.token") and request.scope["agentidp.token"].key_thumbprint else "Bearer"
         needed = (f'scope="{problem.scope}"',) if problem.scope else ()
+        scheme = _scheme_of(request.scope.get("agentidp.token"))
         headers = challenge(instance_of(request), 'error="insufficient_scope"', *needed, scheme=scheme)
     elif isinstance(problem, Unauthenticated) and not problem.headers:  # found out in the unit of work
         headers = challenge(instance_of(request), 'error="invalid_token"')

@@ -33,6 +33,7 @@ _TENANT_RIGHTS = {
     "organizations": "SELECT, INSERT, UPDATE",
     "agents": "SELECT, INSERT, UPDATE",
     "credentials": "SELECT, INSERT, UPDATE",
+    "credential_keys": "SELECT, INSERT",
     "credential_uses": "SELECT",
     "one_time_values": "SELECT, INSERT",
     "usage_counters": "SELECT, INSERT, UPDATE",

@@ -156,9 +156,9 @@ async def settle(
 
     entry, answer = await instance.ledger.settle(client.find, authenticated, prepare)
     if entry.verdict is Verdict.REPLAYED:
-        if entry.replayed != CLIENT_ASSERTION:
-            raise invalid_proof("used before")
         agent = {"organization_id": entry.snapshot.organization_id, "agent_id": entry.snapshot.agent_id}
+        if entry.replayed != CLIENT_ASSERTION:
+            raise invalid_proof("used before", **agent)
         raise InvalidClient(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": "client assertion: used before"}, **agent)])
     if entry.verdict is Verdict.RECORDED:
         note_use(entry, instance.clock())
