@@ -105,7 +105,7 @@ def issue_token() -> None:
     hand_on("GITHUB_OUTPUT", {"token": token, "expires-in": answer.get("expires_in", ""), "scope": answer.get("scope", "")})
     if variable:
         hand_on("GITHUB_ENV", {variable: token})
-    print(f"A token with scope {answer.get('scope')!r}, good for {answer.get('expires_in')!r} seconds, is in the output `token`.")
+    print("An access token is in the output `token`.")  # and nothing that a server said: `##[` is a command wherever it stands in a line
 
 
 def register_agent() -> None:

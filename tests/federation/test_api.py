@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from tests.fakes.fake_issuers import KEYS, FakeIssuer
 from tests.federation.conftest import PARTNERS, TRUST, VERIFY, Federation
-from tests.tenants import Tenant, operator_of
+from tests.serving import RunningServer
+from tests.tenants import Tenant, make_tenant, operator_of
 
 from agentidp.auth.scopes import SCOPES
 from agentidp.core import limits
@@ -159,6 +160,14 @@ def test_addresses_that_may_not_be_called(federation: Federation, issuer: FakeIs
     if field == "jwksUri":
         again = federation.change(federation.partner(issuer), jwksUri=address)
         assert (again.status_code, again.json()["details"]["reason"]) == (400, reason)
+
+
+def test_this_machine_is_no_partner_unless_it_is_allowed(own_server: RunningServer, issuer: FakeIssuer) -> None:
+    federation = Federation(make_tenant(own_server))
+    for address in (f"{issuer.url}{KEYS}", "https://localhost/keys", "https://[::1]/keys", "https://keys.localhost"):
+        refused = federation.call("POST", TRUST, json=NEW | {"jwksUri": address})
+        assert (refused.status_code, refused.json()["details"]["reason"]) == (400, "forbidden_address")
+    assert issuer.requests == []
 
 
 @pytest.mark.parametrize(
