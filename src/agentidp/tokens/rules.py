@@ -83,7 +83,7 @@ def requested_scope(form: Mapping[str, Sequence[str]]) -> str | None:
 
 def requested_audience(form: Mapping[str, Sequence[str]], default: str) -> tuple[str, ...]:
     """The `resource` parameters in canonical form (RFC 8707 section 2), else the default. Raises InvalidTarget."""
-    return optional_audience(form) or (default,)
+    return (optional_audience(form) if "resource" in form else ()) or (default,)
 
 
 def optional_audience(form: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
