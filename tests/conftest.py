@@ -17,7 +17,7 @@ from tests.tenants import Tenant, make_tenant, selling_server
 ENGINES = ("sqlite", "postgresql")
 
 # exhaustive or many: `make check` runs these folders on SQLite only, `make test` on both engines
-FAMILIES = frozenset({"audit", "auth", "bad_input", "cli", "contract", "credentials", "db", "ledger", "matrices", "oidc", "races", "tokens"})
+FAMILIES = frozenset({"audit", "auth", "bad_input", "cli", "contract", "credentials", "db", "ledger", "matrices", "oidc", "policies", "races", "tokens"})
 
 for _name in [name for name in os.environ if name.startswith("AGENTIDP_")]:
     del os.environ[_name]

@@ -43,6 +43,7 @@ class Basis:
     key_thumbprint: str | None = None
     actor: Mapping[str, Any] | None = None
     rests_on: tuple[Mapping[str, Any], ...] = ()
+    policy_id: str | None = None
 
 
 OWN_PROOF = Basis()
@@ -109,6 +110,7 @@ def issue_token(
         basis.key_thumbprint,
         basis.actor,
         basis.rests_on,
+        basis.policy_id,
     )
     # in the order of names, which is the canonical form: the chain is verified without sorting them again
     metadata: dict[str, object] = {"audience": audience, "credentialId": client.credential_id, "expiresAt": to_rfc3339(expires_at * 1000), "scope": token.scope}
