@@ -70,6 +70,8 @@ async def exchange(request: Request, unverified_token: str, wanted: Wanted) -> d
         chosen, now = found.chosen, instance.clock()
         if client is None or client.revisions[2] != chosen.credential_revision:  # one of them is out of date
             raise Unavailable("The trust policies are being changed; nothing was done. Please try again.")
+        if token.expires_at <= now // 1000:  # its issuer took long to say which its keys are
+            raise _untrusted("expired")
         if client.revoked_at is not None:
             raise NoPolicyMatches("The credential of the trust policy is revoked.", audit=[exchange_refused(chosen, organization_id, "revoked")])
         if not client.is_active(now):

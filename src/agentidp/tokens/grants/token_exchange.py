@@ -76,7 +76,7 @@ async def _own(request: Request, form: Form) -> dict[str, Any]:
 
     async def decide(client: Snapshot | None) -> tuple[Entry, IssuedToken]:
         now = instance.clock()
-        if client is None or not is_in_force(client, subject, now):
+        if client is None or not is_in_force(client, subject, now) or (basis.expires_at or 0) <= now // 1000:
             raise _refused("subject_token is no longer good", subject)
         await throttle.admit(request, client)
         lifetime_seconds = instance.settings.tokens.lifetime_seconds
