@@ -18,7 +18,7 @@ ENGINES = ("sqlite", "postgresql")
 
 # exhaustive or many: `make check` runs these folders on SQLite only, `make test` on both engines
 FAMILIES = frozenset(
-    {"actions", "audit", "auth", "bad_input", "cli", "contract", "credentials", "db", "federation", "ledger", "matrices", "oidc", "races", "tokens"}
+    {"actions", "audit", "auth", "bad_input", "cli", "contract", "credentials", "db", "federation", "ledger", "matrices", "oidc", "policies", "races", "tokens"}
 )
 
 for _name in [name for name in os.environ if name.startswith("AGENTIDP_")]:

@@ -167,12 +167,29 @@ def test_who_acts_for_an_agent_is_not_that_agent(trust: Trust) -> None:
     make_administrator(subject)
     token, path = exchanged(trust, subject.token(), actor.token()), f"/api/v1/agents/{subject.agent_id}/credentials"
     assert status(trust, token, path, "POST", json={}) == 403
-    assert status(trust, token, path) == 403
+    assert status(trust, token, path) == 200, "with agents:read, as anybody else's"
+    assert status(trust, exchanged(trust, token, scope="openid"), path) == 403
+    assert status(trust, token, "/api/v1/analytics/tokens") == 403
     assert status(trust, token, f"/api/v1/organizations/{trust.tenant.organization_id}") == 403
     body = {"provider": "github", "repository": "acme/screener", "agentId": subject.agent_id}
     assert status(trust, token, "/api/v1/oidc/trust-policies", "POST", json=body) == 403
     assert status(trust, token, "/api/v1/agents", "POST", json=registration(scopes=["agents:read"])) == 201
     assert status(trust, token, "/api/v1/agents", "POST", json=registration(scopes=["audit:read"])) == 400
+
+
+@pytest.mark.parametrize("way", ["as it was issued", "exchanged for another"])
+def test_a_workload_is_held_to_its_policys_scopes(trust: Trust, issuers: Issuers, way: str) -> None:
+    """It acts for the agent, but is not the agent: or it would make itself a secret that may do everything."""
+    agent = trust.tenant.agent(*ALL_SCOPES)
+    trust.policy(agentId=agent.agent_id, scopes=["agents:read", "agents:write", "openid"])
+    make_administrator(agent)
+    token = trust.exchange(issuers.github.token(trust.audience)).json()["access_token"]
+    token = exchanged(trust, token) if way == "exchanged for another" else token
+    assert status(trust, token, f"/api/v1/agents/{agent.agent_id}/credentials", "POST", json={}) == 403
+    assert status(trust, token, f"/api/v1/organizations/{trust.tenant.organization_id}") == 403
+    assert status(trust, token, "/agent-info") == 200
+    assert status(trust, token, "/api/v1/token/revoke", "POST", data={"token": token}) == 200, "its own"
+    assert status(trust, token, "/agent-info") == 401
 
 
 def test_a_policys_token_can_be_exchanged_and_dies_with_the_policy(trust: Trust, issuers: Issuers, actor: TestAgent) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from tests.auth.forgery import parts
 from tests.policies.conftest import Issuers, Trust
+from tests.processes import wait_until
 from tests.tenants import Tenant, operator_of
 
 from agentidp.agents.actions import update_agent
@@ -232,6 +233,20 @@ def test_whoever_is_stopped_gets_nothing(trust: Trust, issuers: Issuers, stopped
     if stopped != "decommissioned":
         let("active")
         assert bearer(trust.exchange(token))
+
+
+def test_analytics_count_an_exchange_as_a_token_of_the_agent(trust: Trust, issuers: Issuers) -> None:
+    agent = trust.tenant.agent("agents:read")
+    trust.policy(agentId=agent.agent_id)
+    for _ in range(3):
+        assert bearer(trust.exchange(issuers.github.token(trust.audience)))
+
+    def counted() -> int:
+        with trust.tenant.admin.client("analytics:read") as client:
+            rows = client.get("/api/v1/analytics/agents").json()["data"]
+        return sum(row["tokensIssued"] for row in rows if row["agentId"] == agent.agent_id)
+
+    wait_until(lambda: counted() == 3)  # when the events are sealed
 
 
 def test_the_days_tokens_are_counted_and_limited(trust: Trust, issuers: Issuers) -> None:

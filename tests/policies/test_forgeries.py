@@ -5,7 +5,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -186,6 +186,11 @@ TOKENS: dict[str, dict[str, Any]] = {
 }
 
 
+def some(names: Iterable[str]) -> list[Any]:
+    """All of them, most marked as slow: the pre-parser has its own tests."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * bool(number % 4)) for number, name in enumerate(names)]
+
+
 def filled(value: Any, trust: Trust, issuer: FakeIssuer) -> Any:
     if isinstance(value, list):
         return [filled(one, trust, issuer) for one in value]
@@ -249,7 +254,7 @@ def test_a_claim_decides(trust: Trust, issuers: Issuers, name: str) -> None:
         require_refused(trust, token, 403, "OIDC_POLICY_NO_MATCH")
 
 
-@pytest.mark.parametrize("name", TOKENS)
+@pytest.mark.parametrize("name", some(TOKENS))
 def test_a_token_that_is_wrong_in_itself(trust: Trust, issuers: Issuers, name: str) -> None:
     issuer = established(trust, issuers, "github", REPOSITORY)
     token = issuer.token(trust.audience, **{claim: filled(value, trust, issuer) for claim, value in TOKENS[name].items()})
@@ -344,7 +349,7 @@ ACCEPTED: dict[str, Maker] = {
 }
 
 
-@pytest.mark.parametrize("name", BEARERS)
+@pytest.mark.parametrize("name", some(BEARERS))
 def test_a_token_that_is_no_token(trust: Trust, issuers: Issuers, name: str) -> None:
     """TH1 and the bearer family. Nothing leaves this machine for any of them: the fixtures see to that."""
     issuer = established(trust, issuers, "github", REPOSITORY)

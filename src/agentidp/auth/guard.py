@@ -138,9 +138,6 @@ def require_scope(caller: Caller, scope: str) -> None:
     if caller.registration is not None:
         denied = AuditEntry("access.denied", "failure", "policy", caller.registration.policy_id, metadata={"reason": "registers one agent, nothing else"})
         raise Forbidden("This token is for registering one agent, and for nothing else.", audit=[denied])
-    if scope == ANY_TOKEN and caller.is_delegated:
-        denied = AuditEntry("access.denied", "failure", metadata={"reason": "delegated token"})
-        raise Forbidden("This is for the agent itself, not for another one that acts for it.", audit=[denied])
     if scope != ANY_TOKEN and scope not in caller.scopes:
         entry = AuditEntry("access.denied", "failure", metadata={"requiredScope": scope})
         raise Forbidden(f"This needs a token with scope {scope}.", scope=scope, audit=[entry])
@@ -149,7 +146,7 @@ def require_scope(caller: Caller, scope: str) -> None:
 def _caller(token: VerifiedClaims, origin: Origin) -> Caller:
     if token.is_registration:
         return Caller(token.organization_id, token_id=token.token_id, origin=origin, registration=registration_of(token))
-    return Caller(token.organization_id, token.agent_id, token.scopes, token.credential_id, token.token_id, origin, is_delegated=token.actors > 0)
+    return Caller(token.organization_id, token.agent_id, token.scopes, token.credential_id, token.token_id, origin, is_delegated=token.is_delegated)
 
 
 def _bad_token(instance: Instance, reason: str, token: VerifiedClaims | None) -> Unauthenticated:

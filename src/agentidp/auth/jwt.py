@@ -2,7 +2,7 @@
 
 Access token (RFC 9068): header `alg, kid, typ: at+jwt`; claims `iss, sub` (agent id), `aud` (always), `client_id` (= sub), `scope`,
 `iat, exp` (seconds), `jti` (UUIDv7), `organization_id, credential_id, epoch`; `cnf.jkt` if it is bound to a key (RFC 9449); where it was made from others,
-`rests_on` them, and `act` for whoever acts for the agent (RFC 8693). ID token (OpenID Connect Core section 2): `typ: JWT`,
+`rests_on` them, and `act` for whoever acts for the agent (RFC 8693); `policy_id` where a trust policy let a workload in. ID token (OpenID Connect Core section 2): `typ: JWT`,
 `aud` = the agent. A token of one kind is never accepted as the other. Does not know whether a token was revoked: see `authority`.
 """
 
@@ -77,6 +77,11 @@ class VerifiedClaims:
         while isinstance(actor, dict):
             count, actor = count + 1, actor.get("act")
         return count
+
+    @property
+    def is_delegated(self) -> bool:
+        """Whether somebody else acts for the agent: another one, or a workload that a trust policy lets in."""
+        return "act" in self.claims or "policy_id" in self.claims
 
     @property
     def is_registration(self) -> bool:

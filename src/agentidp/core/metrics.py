@@ -24,7 +24,9 @@ class Metrics:
         self.pool_waiting = Gauge("agentidp_db_pool_waiting_requests", "Units of work waiting for the database", registry=registry)
         self.credentials_expiring = Gauge("agentidp_credentials_expiring_soon", "Active credentials that expire within 7 days", registry=registry)
         self.billing_events_parked = Gauge("agentidp_billing_events_parked", "Events of Stripe that were given up after too many attempts", registry=registry)
-        self.outgoing_blocked = Counter("agentidp_outgoing_blocked", "Requests not sent because their address is not a public one", registry=registry)
+        self.outgoing_blocked = Counter(
+            "agentidp_outgoing_blocked", "Requests to addresses of tenants that were refused before a byte was sent", registry=registry
+        )
         self.rate_limit_hits = Counter(
             "agentidp_rate_limit_hits", "Requests refused for their rate, by whose: client, login, source", ["kind"], registry=registry
         )

@@ -95,8 +95,8 @@ def is_operator(caller: Caller) -> bool:
 
 
 def require_administrator(caller: Caller, role: str | None) -> None:
-    """Raises Forbidden unless the caller is the operator or, by its role in the caller's organization, an administrator: itself, not whoever acts for it."""
-    if not is_operator(caller) and (role != "admin" or caller.is_delegated):
+    """Raises Forbidden unless the caller is the operator or, by its role in the caller's organization, an administrator."""
+    if not is_operator(caller) and role != "admin":
         raise _denied("Only the organization's administrators and the operator may do this.", caller)
 
 

@@ -187,8 +187,8 @@ async def explain(request: Request, body: OutsideTokenBody) -> Explanation:
 def _issuer(instance: Instance, body: TrustPolicyRequest) -> str:
     settings = instance.settings
     issuer = issuer_for(body.provider, body.issuer, github=settings.oidc.github_issuer, gitlab=settings.oidc.gitlab_issuer)
-    if "?" in issuer or "#" in issuer:
-        raise InvalidFields([("issuer", "must have no query and no fragment")])
+    if "?" in issuer or "#" in issuer or issuer == settings.issuer:
+        raise InvalidFields([("issuer", "must be another server's, without query and fragment")])
     try:
         check_url(issuer, allow_loopback=settings.webhooks.allow_loopback)
     except ForbiddenUrl as error:

@@ -15,9 +15,12 @@ class KnownPolicies:
         self._database = database
         self._known: dict[str, tuple[Policy, ...]] = {}
 
+    def cached(self, organization_id: str) -> tuple[Policy, ...]:
+        return self._known.get(organization_id, ())
+
     async def of(self, organization_id: str, *, fresh: bool = False) -> tuple[Policy, ...]:
         """All of the organization's, oldest first; from the database when `fresh`."""
-        found = () if fresh else self._known.get(organization_id, ())
+        found = () if fresh else self.cached(organization_id)
         if not found:
             found = await self._database.read(all_policies, Caller(organization_id))
             self._known.pop(organization_id, None)

@@ -24,7 +24,7 @@ from agentidp.db.unit import Tx
 from agentidp.ledger.entries import Entry, Event, OneTime, SecretSnapshot, Snapshot
 from agentidp.ledger.one_time import claim_once
 from agentidp.policies.queries import find_status, get_policy
-from agentidp.policies.rules import OutsideTokenReplayed, Policy
+from agentidp.policies.rules import OutsideTokenInvalid, OutsideTokenReplayed, Policy
 from agentidp.tokens.rules import InvalidClient, IssuedToken, NotYourToken, UnauthorizedClient, expiry
 
 
@@ -43,6 +43,7 @@ class Basis:
     key_thumbprint: str | None = None
     actor: Mapping[str, Any] | None = None
     rests_on: tuple[Mapping[str, Any], ...] = ()
+    policy_id: str | None = None
 
 
 OWN_PROOF = Basis()
@@ -109,6 +110,7 @@ def issue_token(
         basis.key_thumbprint,
         basis.actor,
         basis.rests_on,
+        basis.policy_id,
     )
     # in the order of names, which is the canonical form: the chain is verified without sorting them again
     metadata: dict[str, object] = {"audience": audience, "credentialId": client.credential_id, "expiresAt": to_rfc3339(expires_at * 1000), "scope": token.scope}
@@ -119,7 +121,10 @@ def issue_token(
 
 
 def issue_registration_token(tx: Tx, policy: Policy, basis: Basis, audience: str) -> IssuedToken:
-    """A token of the policy that registers one agent: see `auth.registration`. Raises OutsideTokenReplayed, PolicyNotFound, UnauthorizedClient."""
+    """A token of the policy that registers one agent: see `auth.registration`.
+
+    Raises OutsideTokenInvalid, OutsideTokenReplayed, PolicyNotFound, UnauthorizedClient.
+    """
     if not all(claim_once(tx, value) for value in basis.once):
         raise OutsideTokenReplayed(audit=[AuditEntry("auth.failed", "failure", "policy", policy.policy_id, metadata={"reason": "token used before"})])
     get_policy(tx, policy.policy_id)
@@ -127,6 +132,8 @@ def issue_registration_token(tx: Tx, policy: Policy, basis: Basis, audience: str
         raise UnauthorizedClient(audit=[AuditEntry("access.denied", "failure", "policy", policy.policy_id, metadata={"reason": "organization is not active"})])
     issued_at, token_id, mine = tx.now // 1000, new_id(tx.now), policy.policy_id
     expires_at = min(issued_at + limits.REGISTRATION_TOKEN_SECONDS_MAX, basis.expires_at or 0)
+    if expires_at <= issued_at:
+        raise OutsideTokenInvalid("The token is not accepted: expired.")
     metadata = {"expiresAt": to_rfc3339(expires_at * 1000), "scope": REGISTRATION_SCOPE, **basis.metadata}
     tx.entries.append(AuditEntry(basis.action, "success", "token", token_id, metadata=metadata))
     return IssuedToken(policy.organization_id, mine, mine, token_id, 0, REGISTRATION_SCOPE, (audience,), issued_at, expires_at)

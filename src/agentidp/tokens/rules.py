@@ -67,6 +67,7 @@ class IssuedToken(msgspec.Struct, frozen=True):
     key_thumbprint: str | None = None  # the key that it is bound to
     actor: Mapping[str, Any] | None = None  # who acts for the agent, as the claim `act`
     rests_on: tuple[Mapping[str, Any], ...] = ()  # tokens that must be good for this one to be
+    policy_id: str | None = None  # by which trust policy a workload acts for the agent
 
     @property
     def token_type(self) -> str:
@@ -83,7 +84,7 @@ def requested_scope(form: Mapping[str, Sequence[str]]) -> str | None:
 
 def requested_audience(form: Mapping[str, Sequence[str]], default: str) -> tuple[str, ...]:
     """The `resource` parameters in canonical form (RFC 8707 section 2), else the default. Raises InvalidTarget."""
-    return optional_audience(form) or (default,)
+    return (optional_audience(form) if "resource" in form else ()) or (default,)
 
 
 def optional_audience(form: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
@@ -135,6 +136,8 @@ def access_token_claims(token: IssuedToken, issuer: str) -> dict[str, Any]:
         claims["rests_on"] = token.rests_on
     if token.actor is not None:
         claims["act"] = token.actor
+    if token.policy_id is not None:
+        claims["policy_id"] = token.policy_id
     return claims
 
 

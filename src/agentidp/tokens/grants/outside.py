@@ -4,7 +4,7 @@ In this order: whose is it by what it says, does anybody there trust its issuer,
 same transaction as what is issued for it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -70,6 +70,8 @@ async def exchange(request: Request, unverified_token: str, wanted: Wanted) -> d
         chosen, now = found.chosen, instance.clock()
         if client is None or client.revisions[2] != chosen.credential_revision:  # one of them is out of date
             raise Unavailable("The trust policies are being changed; nothing was done. Please try again.")
+        if token.expires_at <= now // 1000:  # its issuer took long to say which its keys are
+            raise _untrusted("expired")
         if client.revoked_at is not None:
             raise NoPolicyMatches("The credential of the trust policy is revoked.", audit=[exchange_refused(chosen, organization_id, "revoked")])
         if not client.is_active(now):
@@ -135,9 +137,8 @@ class _Chosen:
         token = self._token
         metadata = {"grant": self.wanted.grant, "issuer": token.issuer, "policyId": self.chosen.policy_id, "subject": self.subject}
         once = OneTime.of("outside_jti", *token.one_time_parts, issued_at=token.issued_at * 1000, expires_at=token.expires_at * 1000)
-        if proof is None:
-            return Basis("token.exchanged", scopes, token.expires_at, metadata, (once,))
-        return Basis("token.exchanged", scopes, token.expires_at, metadata, (proof.once, once), proof.key_thumbprint)
+        basis = Basis("token.exchanged", scopes, token.expires_at, metadata, (once,), policy_id=self.chosen.policy_id)
+        return basis if proof is None else replace(basis, once=(proof.once, once), key_thumbprint=proof.key_thumbprint)
 
     def _satisfies(self, policy: Policy) -> bool:
         token = self._token
@@ -166,9 +167,9 @@ async def _verified(request: Request, unverified_token: str) -> tuple[str, Outsi
         if not is_id(organization_id):
             raise InvalidToken(f"aud must be {instance.settings.issuer}/organizations/ and your organization's id")
         throttle.present(request, organization_id)
-        providers = await _providers(instance, organization_id, unverified)
+        trusting = await _trusting(instance, organization_id, unverified)
         token = await verify_outside(unverified, instance.outside_keys, instance.clock())
-        if token.token_id is None and any(PROVIDERS[policy.provider].has_token_id for policy in providers):
+        if token.token_id is None and any(PROVIDERS[policy.provider].has_token_id for policy in trusting):
             raise InvalidToken("jti is missing")
     except InvalidToken as error:
         raise _untrusted(str(error)) from error
@@ -182,13 +183,15 @@ def _untrusted(reason: str) -> OutsideTokenInvalid:
     )
 
 
-async def _providers(instance: Instance, organization_id: str, unverified: UnverifiedOutside) -> list[Policy]:
+async def _trusting(instance: Instance, organization_id: str, unverified: UnverifiedOutside) -> list[Policy]:
     """The policies that trust its issuer: nobody else's server is asked for keys. Raises InvalidToken when there are none."""
-    for fresh in (False, True):
-        found = [policy for policy in await policies_of(instance).of(organization_id, fresh=fresh) if policy.issuer == unverified.issuer]
-        if found:
-            return found
-    raise InvalidToken("no trust policy of the organization names its issuer")
+    known = policies_of(instance)
+    found = [policy for policy in known.cached(organization_id) if policy.issuer == unverified.issuer]
+    if not found:
+        found = [policy for policy in await known.of(organization_id, fresh=True) if policy.issuer == unverified.issuer]
+    if not found:
+        raise InvalidToken("no trust policy of the organization names its issuer")
+    return found
 
 
 async def _registration(instance: Instance, policy: Policy, found: _Chosen, source: Origin) -> dict[str, Any]:

@@ -76,7 +76,7 @@ async def _own(request: Request, form: Form) -> dict[str, Any]:
 
     async def decide(client: Snapshot | None) -> tuple[Entry, IssuedToken]:
         now = instance.clock()
-        if client is None or not is_in_force(client, subject, now):
+        if client is None or not is_in_force(client, subject, now) or (basis.expires_at or 0) <= now // 1000:
             raise _refused("subject_token is no longer good", subject)
         await throttle.admit(request, client)
         lifetime_seconds = instance.settings.tokens.lifetime_seconds
@@ -124,7 +124,15 @@ def _shrunk(subject: VerifiedClaims, actor: VerifiedClaims | None) -> Basis:
     metadata: Mapping[str, object] = {"grant": GRANT_TYPE, "subjectTokenId": subject.token_id}
     if actor is None:
         outermost = subject.claims.get("act")
-        return Basis("token.exchanged", subject.scopes, subject.expires_at, metadata, actor=outermost, rests_on=_rests_on(subject))
+        return Basis(
+            "token.exchanged",
+            subject.scopes,
+            subject.expires_at,
+            metadata,
+            actor=outermost,
+            rests_on=_rests_on(subject),
+            policy_id=subject.claims.get("policy_id"),
+        )
     if actor.organization_id != subject.organization_id:
         raise _refused("actor_token is of another organization", actor)
     if actor.agent_id == subject.agent_id or actor.rests_on:
@@ -134,7 +142,15 @@ def _shrunk(subject: VerifiedClaims, actor: VerifiedClaims | None) -> Basis:
     act = {"sub": actor.agent_id} | ({"act": subject.claims["act"]} if subject.actors else {})
     scopes = subject.scopes & actor.scopes
     expires_at = min(subject.expires_at, actor.expires_at)
-    return Basis("token.exchanged", scopes, expires_at, {"actorId": actor.agent_id, **metadata}, actor=act, rests_on=_rests_on(subject, actor))
+    return Basis(
+        "token.exchanged",
+        scopes,
+        expires_at,
+        {"actorId": actor.agent_id, **metadata},
+        actor=act,
+        rests_on=_rests_on(subject, actor),
+        policy_id=subject.claims.get("policy_id"),
+    )
 
 
 def _refused(reason: str, token: VerifiedClaims | None) -> ExchangeRefused:
