@@ -87,6 +87,7 @@ FIGURES = (
     _tokens("tokens/s, two processes on PostgreSQL", "two", "one process", "postgres", None),
     _tokens("tokens/s, counted", "counted", "nothing counted", "uncounted", 0.95, group="limits"),
     _tokens("tokens/s, on a plan with limits", "limited", "plans not enforced", "counted", 0.95, group="limits"),
+    _tokens("exchanges/s of another issuer's tokens, RS256", "exchange", "client credentials", "credentials", 0.4, group="exchange"),
     Figure(
         "tokens/s, one client on one connection",
         "the prototype's 1,817/s on another day",

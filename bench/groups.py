@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from bench import exchange as exchanges
 from bench import peers, products
 from bench.databases import Postgres, add_agents, add_events, give_secrets, postgres, require_space
 from bench.load import WRK, http
@@ -22,6 +23,7 @@ from bench.products import Product
 from bench.rounds import Contestant, attempt, rounded, run_rounds, say
 
 _LAST_ID = "________f_-__________w"  # base64url of the largest UUIDv7: the cursor before the first row
+_EXCHANGES_PER_SECOND_MAX = 3000  # tokens signed beforehand: more than are asked for
 _BULK_CLIENTS = 1000  # that ask for tokens in the groups with big tables: more than fit into one batch
 
 
@@ -224,6 +226,18 @@ def pages(options: Options) -> dict[str, Any]:
         return {"contestants": run_rounds(setting.contestants, rounds=options.rounds, seconds=options.seconds), **setting.part(agents=options.page_agents)}
 
 
+def exchange(options: Options) -> dict[str, Any]:
+    """Exchanges of another issuer's tokens, its keys being known, against client credentials."""
+    with contextlib.ExitStack() as stack:
+        setting, issuer = Setting(stack), stack.enter_context(exchanges.serving())
+        product = setting.enrolled("exchange", WEBHOOKS__ALLOW_LOOPBACK="true")
+        count = round(_EXCHANGES_PER_SECOND_MAX * (1 + options.rounds * options.seconds))
+        say(f"exchange: signing {count:,} tokens")
+        setting.add("credentials", "AgentIdP, SQLite, client credentials", lambda: (product.server, product.requests))
+        setting.add("exchange", "AgentIdP, SQLite, exchange (RFC 7523)", lambda: (product.server, exchanges.exchanges(product, issuer, count)))
+        return {"contestants": run_rounds(setting.contestants, rounds=options.rounds, seconds=options.seconds), **setting.part()}
+
+
 def latency(options: Options) -> dict[str, Any]:
     """Times at 70 % of the highest rate, in an open loop: the rate is measured first, then kept to."""
     with contextlib.ExitStack() as stack:
@@ -323,6 +337,7 @@ GROUPS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "generators": generators,
     "tokens": tokens,
     "limits": limits,
+    "exchange": exchange,
     "latency": latency,
     "cold_start": cold_start,
     "agents": agents,

@@ -17,7 +17,9 @@ from tests.tenants import Tenant, make_tenant, selling_server
 ENGINES = ("sqlite", "postgresql")
 
 # exhaustive or many: `make check` runs these folders on SQLite only, `make test` on both engines
-FAMILIES = frozenset({"audit", "auth", "bad_input", "cli", "contract", "credentials", "db", "ledger", "matrices", "oidc", "races", "tokens"})
+FAMILIES = frozenset(
+    {"actions", "audit", "auth", "bad_input", "cli", "contract", "credentials", "db", "federation", "ledger", "matrices", "oidc", "policies", "races", "tokens"}
+)
 
 for _name in [name for name in os.environ if name.startswith("AGENTIDP_")]:
     del os.environ[_name]
@@ -133,7 +135,7 @@ def server(engine: str, servers: dict[str, RunningServer], folder: Path, request
     if engine not in servers:
         url = request.getfixturevalue("postgres") if engine == "postgresql" else None
         stripe = request.getfixturevalue("stripe")
-        servers[engine] = selling_server(settings_for(folder / engine, url, stripe=stripe_settings(stripe)))
+        servers[engine] = selling_server(settings_for(folder / engine, url, stripe=stripe_settings(stripe), webhooks={"allow_loopback": True}))
     return servers[engine]
 
 

@@ -21,6 +21,7 @@ from agentidp import documents, health, worker
 from agentidp.agents import api as agents
 from agentidp.analytics import api as analytics
 from agentidp.audit import api as audit
+from agentidp.auth.dpop import nonce_headers
 from agentidp.auth.guard import OAuthRoute, internal_error
 from agentidp.auth.instance import Instance
 from agentidp.auth.throttle import rate_headers
@@ -33,8 +34,10 @@ from agentidp.core.http import header_values, index_headers, origin_of, render
 from agentidp.core.ids import new_id
 from agentidp.credentials import api as credentials
 from agentidp.events import api as events
+from agentidp.federation import api as federation
 from agentidp.oidc import api as oidc
 from agentidp.organizations import api as organizations
+from agentidp.policies import api as policies
 from agentidp.start import Started, start
 from agentidp.tiers import api as tiers
 from agentidp.tokens import api as tokens
@@ -44,7 +47,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     agents.router,
     credentials.router,
     tokens.oauth_router,
+    tokens.exchange_router,
     tokens.router,
+    policies.router,
+    federation.router,
     organizations.router,
     audit.router,
     analytics.router,
@@ -77,7 +83,7 @@ def methods_of(route: APIRoute) -> list[str]:
 access_log = logging.getLogger("agentidp.access")
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{limits.REQUEST_ID_CHARACTERS_MAX}}}", re.ASCII)
 _SECURITY_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY")]
-_OAUTH_PREFIX = "/api/v1/token"
+_OAUTH_PREFIXES = ("/api/v1/token", "/api/v1/oidc/token")
 
 
 def create_app(
@@ -94,8 +100,8 @@ def create_app(
             app,
             allow_origins=settings.cors.origins,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
-            expose_headers=["X-Request-Id", "Retry-After", "WWW-Authenticate", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"],
+            allow_headers=["Authorization", "Content-Type", "DPoP", "Last-Event-ID"],
+            expose_headers=["X-Request-Id", "Retry-After", "WWW-Authenticate", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "DPoP-Nonce"],
         )
     return app
 
@@ -165,7 +171,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), *_stamp(request_id, scope)]
+                message["headers"] = [*message.get("headers", ()), *_stamp(request_id, request)]
             await send(message)
 
         try:
@@ -189,7 +195,7 @@ class Edge:
             response = render(refusal, oauth=_is_oauth(scope)) if refusal else await route.serve(request)
         except Exception:  # noqa: BLE001 - as in `guard`
             response = internal_error(request, oauth=_is_oauth(scope))
-        response.raw_headers += _stamp(request_id, scope)
+        response.raw_headers += _stamp(request_id, request)
         self._observe(scope, response.status_code, time.perf_counter() - started, request_id)
         return response
 
@@ -230,9 +236,10 @@ def _framework(routers: Sequence[APIRouter], routes: Sequence[APIRoute]) -> Fast
 
 
 async def _unrouted(routes: Sequence[APIRoute], request: Request, _: HTTPException) -> Response:
-    """No route took the request: 405 with every method that the path knows, or 404."""
+    """No route took the request: 405 with every method that the path knows, or 404. A path that has a name of its own is no other's parameter."""
     path = request.scope["path"]
-    allowed = sorted({method for route in routes if route.path_regex.match(path) for method in methods_of(route)})
+    own = [route for route in routes if route.path == path] or [route for route in routes if route.path_regex.match(path)]
+    allowed = sorted({method for route in own for method in methods_of(route)})
     problem: Problem = MethodNotAllowed(headers={"Allow": ", ".join(allowed)}) if allowed else NotFound()
     return render(problem, oauth=_is_oauth(request.scope))
 
@@ -246,12 +253,12 @@ def _request_id(request: Request, clock: Clock) -> str:
 def _is_oauth(scope: Scope) -> bool:
     """Which of the two shapes an error has."""
     path: str = scope["path"]
-    return path.startswith(_OAUTH_PREFIX)
+    return path.startswith(_OAUTH_PREFIXES)
 
 
-def _stamp(request_id: str, scope: Scope) -> list[tuple[bytes, bytes]]:
+def _stamp(request_id: str, request: Request) -> list[tuple[bytes, bytes]]:
     """The headers that every answer has."""
-    return [(b"x-request-id", request_id.encode()), *_SECURITY_HEADERS, *rate_headers(scope)]
+    return [(b"x-request-id", request_id.encode()), *_SECURITY_HEADERS, *rate_headers(request.scope), *nonce_headers(request)]
 
 
 def _bad_head(request: Request) -> Problem | None:

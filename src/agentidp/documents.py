@@ -63,7 +63,13 @@ def build_openapi(routes: list[APIRoute], issuer: str) -> bytes:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
     document["components"]["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "An access token from `POST /api/v1/token`."},
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "JWT",
+            "description": "An access token from `POST /api/v1/token`; one that is bound to a key goes "
+            "with `Authorization: DPoP` and a proof in the header `DPoP` (RFC 9449) instead.",
+        },
         "basic": {"type": "http", "scheme": "basic", "description": "client_id and client_secret."},
     }
     for name in ("HTTPValidationError", "ValidationError"):

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentidp.auth.data_keys import open_sealer, refresh_sealer
+from agentidp.auth.dpop import NONCE_KEY
 from agentidp.auth.instance import Instance
 from agentidp.auth.keys import KeyStore, ensure_keys
 from agentidp.auth.master_keys import load_master_keys
+from agentidp.auth.outside_keys import OutsideKeys
 from agentidp.auth.rates import RateLimits
 from agentidp.auth.server_secrets import CLIENT_SECRET_KEY, ensure_server_secret
 from agentidp.billing.stripe import open_stripe
@@ -30,6 +32,7 @@ from agentidp.ledger.heads import AuditKey
 from agentidp.ledger.ledger import Ledger
 from agentidp.ledger.nudge import Nudge
 from agentidp.ledger.writers import LedgerWriters
+from agentidp.policies.known import KnownPolicies
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,10 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
         sealer = await open_sealer(database, master_keys)
         refresh = functools.partial(refresh_sealer, database, functools.partial(load_master_keys, settings), sealer)
         keys, ledger = KeyStore(database, sealer, clock, refresh), Ledger(database, plans)
-        instance = Instance(settings, database, keys, ledger, sealer, clock, metrics, plans, rates, outgoing, nudge=nudge)
+        instance = Instance(settings, database, keys, ledger, sealer, clock, metrics, plans, rates, outgoing, OutsideKeys(outgoing, clock), nudge=nudge)
+        instance.policies = KnownPolicies(database)
         instance.secret_key = await database.write(ensure_server_secret, SYSTEM, sealer, CLIENT_SECRET_KEY)
+        instance.nonce_key = await database.write(ensure_server_secret, SYSTEM, sealer, NONCE_KEY)
         instance.audit_key = AuditKey(settings.issuer, await database.write(ensure_server_secret, SYSTEM, sealer, AUDIT_KEY))
         await database.write(ensure_keys, SYSTEM, sealer, settings.tokens.algorithm)
         instance.stripe, instance.nats = stripe, open_nats(instance)

@@ -20,6 +20,7 @@ from agentidp.db.unit import Tx
 from agentidp.events.nats import Publisher
 from agentidp.ledger.activity import sweep_activity
 from agentidp.ledger.heads import organizations_to_sign, sign_heads
+from agentidp.ledger.one_time import sweep_one_time_values
 from agentidp.ledger.retention import Cut, begin_at, drop, find_cuts, find_forgotten, purge
 from agentidp.ledger.sealer import ChainSealer
 from agentidp.ledger.sealing import FIRST_ID
@@ -69,7 +70,7 @@ async def _reload_keys(instance: Instance) -> None:
 
 
 async def keep_house(instance: Instance) -> None:
-    """One round: a key for the configured algorithm, expired revocations away, the gauge of expiring credentials."""
+    """One round: a key for the configured algorithm, expired revocations and one-time values away, the gauge of expiring credentials."""
     tokens = instance.settings.tokens
     algorithm = tokens.algorithm
     system = Caller(instance.operator_organization_id, is_system=True)  # what it does is in the operator's history
@@ -77,8 +78,9 @@ async def keep_house(instance: Instance) -> None:
     if await instance.database.read(is_rotation_due, system, algorithm, rotation_days=tokens.rotation_days):
         await instance.database.write(rotate_keys, system, instance.sealer, algorithm, lifetime_seconds=tokens.lifetime_seconds)
         await instance.keys.reload()
-    while await instance.database.write(sweep_revoked_tokens, system) >= limits.SWEEP_ROWS_MAX:
-        pass
+    for sweep in (sweep_revoked_tokens, sweep_one_time_values):
+        while await instance.database.write(sweep, system) >= limits.SWEEP_ROWS_MAX:
+            pass
     instance.metrics.credentials_expiring.set(await instance.database.read(_count_expiring, system))
 
 

@@ -12,7 +12,9 @@ from tests.architecture.source import MIGRATIONS, PACKAGE, Module, functions, li
 UNSCOPED = {
     ("src/agentidp/ledger/snapshots.py", "_TABLES"): "the join that both readers scope: one by organization, one by the secret",
     ("src/agentidp/ledger/snapshots.py", "read_secret_snapshot"): "by the key inside the secret, which is unique and says whose it is",
+    ("src/agentidp/ledger/snapshots.py", "read_client_keys"): "by the client, whose id is unique and says whose it is",
     ("src/agentidp/tokens/actions.py", "sweep_revoked_tokens"): "housekeeping: forgets revocations of expired tokens, whoever's they are; nothing is shown",
+    ("src/agentidp/ledger/one_time.py", "sweep_one_time_values"): "housekeeping: forgets used values that nobody takes any longer, whoever's they are",
     ("src/agentidp/recovery.py", "find_newest_event_at"): "one instant over all tenants, for whoever restores the database",
     ("src/agentidp/ledger/retention.py", "find_cuts"): "housekeeping: a page of all organizations, each with its plan's retention",
     ("src/agentidp/ledger/retention.py", "_is_kept"): "housekeeping: whether any organization keeps something of a month",

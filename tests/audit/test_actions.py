@@ -61,6 +61,18 @@ def _grant_more(client: httpx2.Client, agent: TestAgent) -> None:
     client.patch(_agent(agent), json={"scopes": ["admin:orgs"]})
 
 
+def _policy(client: httpx2.Client, agent: TestAgent) -> str:
+    body = {"provider": "github", "repository": "acme/screener", "agentId": agent.agent_id}
+    return str(client.post("/api/v1/oidc/trust-policies", json=body).json()["policyId"])
+
+
+def _exchange(_: httpx2.Client, agent: TestAgent) -> None:
+    kind = "urn:ietf:params:oauth:token-type:access_token"
+    form = {"grant_type": "urn:ietf:params:oauth:grant-type:token-exchange", "subject_token": agent.token(), "subject_token_type": kind}
+    with agent.server.client() as client:
+        client.post("/api/v1/token", data=form)
+
+
 # (action, outcome) -> ways to cause it; each is given the administrator's client and an agent of the tenant
 CAUSES: dict[tuple[str, str], list[Cause]] = {
     ("agent.created", "success"): [lambda client, _: client.post("/api/v1/agents", json=registration())],
@@ -75,6 +87,9 @@ CAUSES: dict[tuple[str, str], list[Cause]] = {
     ("credential.rotated", "success"): [lambda client, agent: client.post(f"{_credential(client, agent)}/rotate")],
     ("credential.revoked", "success"): [lambda client, agent: client.delete(_credential(client, agent))],
     ("token.issued", "success"): [lambda _, agent: agent.token()],
+    ("token.exchanged", "success"): [_exchange],
+    ("policy.created", "success"): [_policy],
+    ("policy.deleted", "success"): [lambda client, agent: client.delete(f"/api/v1/oidc/trust-policies/{_policy(client, agent)}")],
     ("token.introspected", "success"): [
         lambda client, agent: client.post("/api/v1/token/introspect", data={"token": agent.token()}),
         lambda client, _: client.post("/api/v1/token/introspect", data={"token": "unknown"}),
@@ -110,6 +125,11 @@ ELSEWHERE = {
     "tier.downgraded": "billing/*.py",
     "billing.event_applied": "billing/*.py",
     "billing.event_ignored": "billing/*.py",
+    "policy.repository_recorded": "policies/*.py",
+    "federation.partner_added": "federation/*.py",
+    "federation.partner_updated": "federation/*.py",
+    "federation.partner_removed": "federation/*.py",
+    "federation.verified": "federation/*.py",
 }
 
 

@@ -71,3 +71,58 @@ def test_a_key_of_another_kind_is_not_loaded() -> None:
     raw = x25519.X25519PrivateKey.generate().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     with pytest.raises(TypeError, match="X25519"):
         jwk.from_bytes(raw)
+
+
+def members(algorithm: Algorithm, bits: int = 2048) -> dict[str, str]:
+    """What another program would send."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=bits) if algorithm == "RS256" else jwk.generate(algorithm)
+    return {name: value for name, value in jwk.public_jwk(key, algorithm).items() if name not in {"kid", "use", "alg"}}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_somebody_elses_key_is_read(algorithm: Algorithm) -> None:
+    sent = members(algorithm)
+    for more in ({}, {"use": "sig", "alg": algorithm, "key_ops": ["verify"], "kid": "mine", "x5t": "?", "made-up": [1]}):
+        read = jwk.parse_public(sent | more)
+        assert (read.algorithm, read.members, read.thumbprint) == (algorithm, sent, jwk.thumbprint(sent))
+        again = jwk.parse_public(json.loads(json.dumps(sent)))
+        assert again.public_key is read.public_key, "parsed once"
+
+
+EC, RSA, OKP = (members(algorithm) for algorithm in ALGORITHMS)
+OTHER_CURVE = ec.generate_private_key(ec.SECP384R1()).public_key().public_numbers()
+WRONG_KEYS: dict[str, tuple[dict[str, object], str]] = {
+    "nothing": ({}, "must be a key for"),
+    "kty of another type": ({"kty": ["EC"]}, "must be a key for"),
+    "a symmetric key": ({"kty": "oct", "k": "c2VjcmV0"}, "private key"),
+    "the private half, EC": (EC | {"d": "AA"}, "private key"),
+    "the private half, RSA": (RSA | {"d": "AA", "p": "AA", "q": "AA"}, "private key"),
+    "a private member of the wrong type": (OKP | {"d": None}, "private key"),
+    "half a point": ({name: value for name, value in EC.items() if name != "y"}, "must be a key for"),
+    "a point off the curve": (EC | {"y": EC["x"]}, "numbers are wrong"),
+    "a number as a number": (EC | {"x": 5}, "must be a key for"),
+    "a short coordinate": (EC | {"x": EC["x"][:-3]}, "wrong length"),
+    "a padded coordinate": (EC | {"x": EC["x"] + "="}, "numbers are wrong"),
+    "another curve": ({"kty": "EC", "crv": "P-384", "x": b64(OTHER_CURVE.x.to_bytes(48)), "y": b64(OTHER_CURVE.y.to_bytes(48))}, "must be a key for"),
+    "a curve of the other kind": (OKP | {"crv": "P-256"}, "must be a key for"),
+    "an X25519 key": (OKP | {"crv": "X25519"}, "must be a key for"),
+    "a short Ed25519 key": (OKP | {"x": "AAAA"}, "numbers are wrong"),
+    "a short RSA key": (members("RS256", 1024), "2048 to 4096 bits"),
+    "a long RSA key": (RSA | {"n": b64(b"\xff" * 513)}, "2048 to 4096 bits"),
+    "an even modulus": (RSA | {"n": b64(b"\xff" * 255 + b"\xfe")}, "odd modulus"),
+    "a modulus with a leading zero": (RSA | {"n": b64(b"\x00" + unb64(RSA["n"]))}, "wrong length"),
+    "an exponent of one": (RSA | {"e": "AQ"}, "exponent 65537"),
+    "an exponent spelled otherwise": (RSA | {"e": "AAEAAQ"}, "exponent 65537"),
+    "for encryption": (EC | {"use": "enc"}, "use, alg and key_ops"),
+    "for another algorithm": (EC | {"alg": "ES384"}, "use, alg and key_ops"),
+    "under the name that RFC 9864 deprecates": (OKP | {"alg": "EdDSA"}, "use, alg and key_ops"),
+    "to sign with": (EC | {"key_ops": ["sign", "verify"]}, "use, alg and key_ops"),
+    "for no operation": (EC | {"key_ops": "verify"}, "use, alg and key_ops"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_KEYS)
+def test_what_is_no_public_key_of_ours_is_refused_with_a_sentence(name: str) -> None:
+    document, sentence = WRONG_KEYS[name]
+    with pytest.raises(jwk.InvalidKey, match=sentence):
+        jwk.parse_public(document)

@@ -61,6 +61,12 @@ class Target:
         return list(self.server.read(find, SYSTEM))
 
 
+def said(response: httpx2.Response) -> tuple[str, str]:
+    """Code and message of a refusal, in either shape."""
+    body = response.json()
+    return ("VALIDATION_ERROR" if body.get("error") == "invalid_request" else body["code"]), body.get("message") or body["error_description"]
+
+
 def fresh_request_id() -> str:
     return f"test-{uuid.uuid4()}"
 

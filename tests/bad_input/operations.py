@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.samples import sample_body
 
-from agentidp.app import ROUTES
+from agentidp.app import ROUTES, methods_of
 from agentidp.core.ids import new_id
 from agentidp.documents import build_openapi
 
@@ -66,3 +66,13 @@ WITH_IDS = [operation for operation in OPERATIONS if operation.names]
 LISTS = [operation for operation in OPERATIONS if "cursor" in operation.query]
 GUARDED = [operation for operation in OPERATIONS if operation.is_guarded]
 PATHS = {template: sorted(method.upper() for method in methods) for template, methods in DOCUMENT["paths"].items()}
+# every method that is served there, also as another operation's: `explain` might be an id
+SERVED = {
+    template: sorted({method for route in ROUTES if route.path_regex.match(_PARAMETER.sub(new_id(0), template)) for method in methods_of(route)})
+    for template in DOCUMENT["paths"]
+}
+
+
+def is_oauth(operation: Operation) -> bool:
+    """Whether its refusals have the shape of RFC 6749: a code and a sentence, no fields."""
+    return "OAuthErrorResponse" in json.dumps(operation.definition["responses"]["400"])

@@ -165,6 +165,7 @@ def test_missing_and_empty_parameters_are_the_same(target: Target, operation: Op
         assert target.call(operation, data=good_form(target) | {name: ""}).status_code == 401, name
 
 
+OF_OTHER_GRANTS = {"assertion", "subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type"}
 HOSTILE = ["\x00", "a\x00b", "\r\nX-Injected: 1", "\u202e", "'; DROP TABLE agents; --", "[]", "null", "{}", "%", "%00", "ſcope", "𝟙", "x" * 20_000, " ", "+"]
 
 
@@ -173,7 +174,7 @@ def test_values_of_any_kind_never_fail_the_server(target: Target, operation: Ope
     for name in NAMES[operation.template]:
         for value in HOSTILE:
             response = target.call(operation, data=good_form(target) | {name: value})
-            ignored = name in {"token", "token_type_hint"} and operation.template != "/api/v1/token"
+            ignored = name in ({"token", "token_type_hint"} if operation.template != "/api/v1/token" else OF_OTHER_GRANTS)
             assert response.status_code in ({200} if ignored else {400, 401}), (name, value[:20])
             assert "x-injected" not in response.headers
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from tests.bad_input import wire
-from tests.bad_input.conftest import Target
+from tests.bad_input.conftest import Target, said
 from tests.bad_input.operations import JSON, LISTS, OPERATIONS, WITH_IDS, Operation
 
 from agentidp.core.ids import new_id
@@ -200,7 +200,7 @@ def test_unknown_and_repeated_parameters_are_named(target: Target, operation: Op
     for name in ("unknown", "LIMIT", "limit[]", "__proto__", "é", "x" * 1000):
         response = target.call(operation, path=target.path(operation), params={name: "1"}, **body_of(operation))
         assert response.status_code == 400, name
-        assert response.json()["details"]["fields"][0]["message"] == "is not a parameter of this operation"
+        assert "is not a parameter of this operation" in said(response)[1]
     for name in operation.query:
         response = target.call(operation, params=[(name, "1"), (name, "1")])
         assert response.status_code == 400

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 from tests.bad_input import wire
-from tests.bad_input.conftest import Target
-from tests.bad_input.operations import DOCUMENT, JSON, WITH_JSON, Operation
+from tests.bad_input.conftest import Target, said
+from tests.bad_input.operations import DOCUMENT, JSON, WITH_JSON, Operation, is_oauth
 
 NOT_STRICT = {
     "invalid": b"{",
@@ -60,12 +60,18 @@ def properties(operation: Operation) -> list[str]:
     return [name for reference in references if reference for name in DOCUMENT["components"]["schemas"][reference.rpartition("/")[2]]["properties"]]
 
 
+def any_text(operation: Operation) -> set[int]:
+    """What an operation also answers that takes any text for a token, and says what is wrong with it."""
+    return {"explainTrustPolicies": {200}, "verifyPartnerToken": {200}, "exchangeToken": {401}}.get(operation.definition["operationId"], set())
+
+
 @pytest.mark.parametrize("operation", WITH_JSON, ids=str)
 def test_what_is_not_strict_json_is_400(target: Target, operation: Operation) -> None:
     for name, raw in NOT_STRICT.items():
         response = target.call(operation, content=raw, headers={"Content-Type": JSON})
-        assert (response.status_code, response.json()["code"]) == (400, "VALIDATION_ERROR"), name
-        assert response.json()["message"].startswith("The body "), name
+        code, message = said(response)
+        assert (response.status_code, code) == (400, "VALIDATION_ERROR"), name
+        assert message.startswith("The body "), name
 
 
 @pytest.mark.parametrize("operation", WITH_JSON, ids=str)
@@ -88,6 +94,9 @@ def test_unknown_and_read_only_fields_are_named(target: Target, operation: Opera
     fields = ["organizationId", "agentId", "createdAt", "planTier", "role", "__proto__", "constructor", "x" * 1000]
     response = target.call(operation, json=dict.fromkeys(fields, "x"))
     assert response.status_code == 400
+    if is_oauth(operation):
+        assert "organizationId" in response.json()["error_description"]
+        return
     named = {row["field"] for row in response.json()["details"]["fields"]}
     assert {field[:128] for field in fields} <= named
 
@@ -101,7 +110,7 @@ def test_a_field_of_another_type_never_fails_the_server(target: Target, operatio
     for name in names:
         for value in WRONG_TYPES:
             response = target.call(operation, path=nowhere, json={name: value})
-            assert response.status_code in {400, 404}, (name, value)
+            assert response.status_code in {400, 404} | any_text(operation), (name, value)
 
 
 @pytest.mark.parametrize("operation", WITH_JSON, ids=str)
@@ -111,7 +120,7 @@ def test_text_of_any_kind_never_fails_the_server(target: Target, operation: Oper
         for text in HOSTILE:
             value = [text] if name in {"scopes", "capabilities"} else text
             response = target.call(operation, path=nowhere, json={name: value})
-            assert response.status_code in {400, 404}, (name, text[:20])
+            assert response.status_code in {400, 404} | any_text(operation), (name, text[:20])
 
 
 def test_a_refusal_names_the_wrong_fields_and_not_the_values(target: Target) -> None:

@@ -14,7 +14,7 @@ from tests.serving import RunningServer
 from tests.tenants import Tenant
 
 from agentidp.app import ROUTES, methods_of
-from agentidp.auth.guard import OAuthRoute
+from agentidp.auth.guard import OAuthJsonRoute, OAuthRoute
 from agentidp.auth.scopes import SCOPES
 from agentidp.documents import build_openapi
 
@@ -22,7 +22,14 @@ DOCUMENT: dict[str, Any] = json.loads(build_openapi(list(ROUTES), "http://127.0.
 OPERATIONS = {operation["operationId"]: operation for item in DOCUMENT["paths"].values() for operation in item.values()}
 ROUTE_OF = {str(route.operation_id): route for route in ROUTES if route.include_in_schema}
 # Every other tag is the folder's own name; billing's three are spelled as its specification spells them.
-FOLDER_OF_TAG = {"OpenID Connect": "oidc", "Metrics": "health", "Billing Checkout": "billing", "Billing Webhook": "billing", "Usage": "billing"}
+FOLDER_OF_TAG = {
+    "OpenID Connect": "oidc",
+    "Metrics": "health",
+    "Billing Checkout": "billing",
+    "Billing Webhook": "billing",
+    "Usage": "billing",
+    "Trust policies": "policies",
+}
 SCHEMAS = DOCUMENT["components"]["schemas"]
 
 each_operation = pytest.mark.parametrize("operation", [pytest.param(value, id=key) for key, value in OPERATIONS.items()])
@@ -116,11 +123,11 @@ def test_every_error_has_an_example_with_a_code_that_exists(operation: dict[str,
 
 @each_operation
 def test_errors_have_the_shape_of_their_endpoint(operation: dict[str, Any]) -> None:
-    """RFC 6749 section 5.2 at the endpoints below /token, `{code, message}` everywhere else."""
+    """RFC 6749 section 5.2 at the endpoints below /token, which take forms, and at /oidc/token, which takes JSON; `{code, message}` everywhere else."""
     route = ROUTE_OF[operation["operationId"]]
     schema = operation["responses"]["400"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
     in_form = isinstance(route, OAuthRoute) and route.path.startswith("/api/v1/token")
-    assert schema == ("OAuthErrorResponse" if in_form else "ErrorResponse")
+    assert schema == ("OAuthErrorResponse" if in_form or isinstance(route, OAuthJsonRoute) else "ErrorResponse")
     assert ("requestBody" in operation and "application/x-www-form-urlencoded" in operation["requestBody"]["content"]) == in_form
 
 

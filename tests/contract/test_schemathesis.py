@@ -7,11 +7,13 @@ operation does, the caller stays who it is.
 import contextlib
 import json
 import re
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
+import jsonschema_rs
 import pytest
 import schemathesis
 from hypothesis import strategies as st
@@ -25,12 +27,17 @@ from tests.tenants import Tenant, TestAgent, make_administrator, make_tenant
 from agentidp.app import ROUTES
 from agentidp.audit.queries import list_events
 from agentidp.audit.rules import AuditFilter
+from agentidp.auth.jwk import generate, public_jwk
+from agentidp.auth.jws import Algorithm
 from agentidp.auth.scopes import SCOPES
 from agentidp.core import limits
 from agentidp.core.caller import Caller
 from agentidp.credentials.queries import list_credentials
 from agentidp.db.paging import PageRequest
+from agentidp.federation.actions import add_partner
+from agentidp.federation.rules import NewPartner
 from agentidp.organizations.actions import update_organization
+from agentidp.tokens.grants import GRANTS
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +45,7 @@ SEED = 20_261_122
 FUZZED_REQUESTS = 40  # per operation
 OPERATIONS = sorted(str(route.operation_id) for route in ROUTES if route.include_in_schema)
 TOKEN = "POST /api/v1/token"
+POLICIES = "POST /api/v1/oidc/trust-policies"
 CHECKOUTS = ("POST /api/v1/billing/checkout", "POST /api/v1/tiers/upgrade")
 SUMMARY = "GET /api/v1/analytics/usage-summary"
 STREAM = "GET /api/v1/events"
@@ -47,6 +55,11 @@ WEBHOOK = "POST /api/v1/billing/webhook"
 _NOW = datetime.now(UTC)
 _FUTURE = st.integers(1, 365 * 5000).map(lambda days: (_NOW + timedelta(days)).isoformat().replace("+00:00", "Z"))
 schemathesis.openapi.format("date-time", _FUTURE)
+
+# Nor that numbers of the right size are those of a key: they are replaced.
+KEYS = {key["kty"]: key for key in (public_jwk(generate(algorithm), algorithm) for algorithm in get_args(Algorithm))}
+_32_BYTES = "[A-Za-z0-9_-]{43}"
+NUMBERS = {"EC": {"x": _32_BYTES, "y": _32_BYTES}, "OKP": {"x": _32_BYTES}, "RSA": {"n": "[A-Za-z0-9_-]{342,683}"}}
 
 
 @pytest.mark.parametrize("engine", ["sqlite"])
@@ -132,6 +145,12 @@ def prepare(tenant: Tenant, caller: TestAgent, seen_emails: set[str], case: Any)
             path["credentialId"] = newest(tenant, list_credentials, victim.agent_id, None).credential_id
     if "eventId" in path:
         path["eventId"] = newest(tenant, list_events, AuditFilter()).event_id
+    if "partnerId" in path:
+        new = NewPartner("Partner", f"https://{uuid.uuid4()}.example", "https://id.partner.example/keys", [], None)
+        path["partnerId"] = tenant.server.write(add_partner, Caller(tenant.organization_id, scopes=frozenset(SCOPES)), new).partner_id
+    if "/federation/" in case.operation.label:  # the server's own key set stands for a partner's: it is there
+        real = {"jwksUri": f"{tenant.server.url}/.well-known/jwks.json", "issuer": f"https://{uuid.uuid4()}.example"}
+        body |= {name: address for name, address in real.items() if re.fullmatch(r"https?://[!-~]{1,504}", str(body.get(name)), re.ASCII)}
     if case.operation.label in CHECKOUTS:
         lower(tenant)
         body |= {name: f"{tenant.server.url}/{name}" for name in ("successUrl", "cancelUrl") if is_address(body.get(name))}
@@ -143,14 +162,38 @@ def prepare(tenant: Tenant, caller: TestAgent, seen_emails: set[str], case: Any)
         case.query |= {"from": dates[0], "to": dates[0]}  # one day is always in order, and never too long
     if case.operation.label == STREAM and re.fullmatch(r"[0-8]?[0-9]{1,2}|900", str((case.query or {}).get("seconds", 0)), re.ASCII):
         case.query = (case.query or {}) | {"seconds": "0"}  # else it goes on
+    if case.operation.label == POLICIES and is_valid(tenant.server, case.body):
+        case.body = trustworthy(caller, case.body)
+    if case.operation.label == TOKEN and body.get("grant_type") in GRANTS:
+        body["grant_type"] = "client_credentials"  # the others need a token of somebody's
     if case.operation.label == TOKEN:
         body |= {"client_id": caller.agent_id, "client_secret": caller.client_secret}
     else:
         body.pop("client_secret", None)  # the caller has proven itself with its bearer token
+    for name in ("client_assertion", "client_assertion_type"):  # in one way only
+        body.pop(name, None)
+    if isinstance(jwk := body.get("jwk"), dict) and (numbers := NUMBERS.get(str(jwk.get("kty")))) and is_shaped(jwk, numbers):
+        jwk |= {name: KEYS[jwk["kty"]][name] for name in numbers}
     if isinstance(email := body.get("email"), str):
         if email in seen_emails:
             body["email"] = f"{len(seen_emails)}{email}"
         seen_emails.add(email)
+
+
+def is_shaped(jwk: dict[str, Any], numbers: dict[str, str]) -> bool:
+    return all(isinstance(jwk.get(name), str) and re.fullmatch(form, jwk[name], re.ASCII) for name, form in numbers.items())
+
+
+def is_valid(server: RunningServer, body: Any) -> bool:
+    """Whether the document allows this body of a trust policy."""
+    schema = {"components": server.check.document["components"], "$ref": "#/components/schemas/TrustPolicyRequest"}
+    return isinstance(body, dict) and jsonschema_rs.Draft202012Validator(schema).is_valid(body)
+
+
+def trustworthy(caller: TestAgent, body: dict[str, Any]) -> dict[str, Any]:
+    """What JSON Schema cannot say: who is trusted must be somebody in particular, whose claims are known, by an agent that is there."""
+    kept = {name: value for name, value in body.items() if name in {"branch", "scopes"}}
+    return kept | {"provider": "github", "repository": "acme/screener"} | ({"agentId": caller.agent_id} if body.get("agentId") else {})
 
 
 def is_date(value: Any) -> bool:

@@ -14,12 +14,13 @@ CLIENT = "client"
 
 @dataclass(frozen=True)
 class Operation:
-    """`scope` and `otherwise` are the route's `x-scope` and `x-scope-otherwise`; `codes` the error codes that it declares by status."""
+    """`scope`, `otherwise` and `administrators` are the route's `x-scope`, `x-scope-otherwise` and `x-administrators`; `codes` the error codes that it declares by status."""
 
     method: str
     path: str
     scope: str
     otherwise: str | None
+    administrators: bool
     codes: Mapping[int, frozenset[str]]
     success: int
     reads_body: bool
@@ -54,7 +55,8 @@ def _operations() -> tuple[Operation, ...]:
                 if str(status).isdecimal()
             }
             reads_body = route.body_field is not None
-            found.append(Operation(method, route.path, extra["x-scope"], extra.get("x-scope-otherwise"), codes, route.status_code or 200, reads_body))
+            scopes = extra["x-scope"], extra.get("x-scope-otherwise"), "x-administrators" in extra
+            found.append(Operation(method, route.path, *scopes, codes, route.status_code or 200, reads_body))
     return tuple(found)
 
 

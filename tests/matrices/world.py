@@ -1,5 +1,6 @@
 """The cast of the tenancy matrix: a tenant, a stranger's tenant, and for each actor a token; fresh targets; the rows of both before and after."""
 
+import contextlib
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import httpx2
 import sqlalchemy as sa
 from tests import samples
+from tests.auth.forgery import parts
 from tests.fakes.fake_stripe import FakeStripe
 from tests.fakes.stripe_webhooks import event_body, signature
 from tests.matrices.declared import Operation
@@ -15,6 +17,7 @@ from tests.tenants import ALL_SCOPES, Tenant, TestAgent, make_administrator, mak
 from tests.webhooks.made import drop_webhook, make_webhook
 
 from agentidp.agents.actions import update_agent
+from agentidp.auth.scopes import SCOPES
 from agentidp.core.caller import SYSTEM, Caller
 from agentidp.db.schema import (
     agent_activity,
@@ -31,6 +34,10 @@ from agentidp.db.schema import (
     webhook_queues,
 )
 from agentidp.db.unit import Tx
+from agentidp.federation.actions import add_partner, remove_partner
+from agentidp.federation.rules import NewPartner, PartnerNotFound
+from agentidp.policies.actions import create_policy, delete_policy
+from agentidp.policies.rules import NewPolicy, PolicyNotFound
 
 Rows = dict[str, frozenset[tuple[Any, ...]]]
 # every call leaves its mark there, some of it a moment later
@@ -49,6 +56,8 @@ class World:
     away: Tenant = field(init=False)
     tokens: dict[tuple[str, str | None], str] = field(default_factory=dict)
     webhooks: list[str] = field(default_factory=list)
+    policy_id: str = ""
+    partner_id: str = ""
 
     def __post_init__(self) -> None:
         self.home, self.away = make_tenant(self.server), make_tenant(self.server)
@@ -58,9 +67,11 @@ class World:
             "agent": self.home.admin,
             "sibling": self.home.agent(*ALL_SCOPES),
             "stranger": self.away.agent(*ALL_SCOPES),
+            "administrator": self.home.agent(*ALL_SCOPES),
             "foreign administrator": self.away.admin,
         }
-        make_administrator(self.away.admin)
+        for administrator in ("administrator", "foreign administrator"):
+            make_administrator(self.actors[administrator])
         for state in ("suspended", "decommissioned"):
             agent = self.actors[state] = self.home.agent(*ALL_SCOPES)
             for scope in sorted(ALL_SCOPES):
@@ -83,10 +94,33 @@ class World:
         self.webhooks.append(webhook["webhookId"])
         if len(self.webhooks) > _WEBHOOKS_KEPT:  # an organization may have so many only
             drop_webhook(self.server, self.home.organization_id, self.webhooks.pop(0))
-        return {"agentId": agent.agent_id, "credentialId": credential, "eventId": event, **webhook}
+        ids = {"agentId": agent.agent_id, "credentialId": credential, "eventId": event}
+        return ids | webhook | {"policyId": self._policy(agent), "partnerId": self._partner()}
 
     def webhook_of_away(self) -> str:
         return make_webhook(self.server, self.away.organization_id)["webhookId"]
+
+    def _policy(self, agent: TestAgent) -> str:
+        """A fresh one; the one before goes, because an organization may not have many."""
+        if self.policy_id:
+            with contextlib.suppress(PolicyNotFound):
+                self.server.write(delete_policy, self.home.admin.caller, self.policy_id)
+        repository = {"repository": "acme/screener", "branch": None, "conditions": {}}
+        new = NewPolicy(
+            "github", "https://github.test", f"{self.server.url}/organizations/{self.home.organization_id}", **repository, agent_id=agent.agent_id, scopes=None
+        )
+        self.policy_id = self.server.write(create_policy, self.home.admin.caller, new).policy_id
+        return self.policy_id
+
+    def _partner(self) -> str:
+        """As for policies."""
+        caller = Caller(self.home.organization_id, scopes=frozenset(SCOPES))
+        if self.partner_id:
+            with contextlib.suppress(PartnerNotFound):
+                self.server.write(remove_partner, caller, self.partner_id)
+        new = NewPartner("Partner", f"https://{uuid.uuid4()}.example", "https://id.partner.example/keys", [], None)
+        self.partner_id = self.server.write(add_partner, caller, new).partner_id
+        return self.partner_id
 
     def rows_of(self, table: sa.Table, agent: TestAgent, column: str, **equal: str) -> list[str]:
         query = sa.select(table.c[column]).where(table.c.organization_id == self.home.organization_id)
@@ -102,6 +136,8 @@ class World:
     def request(self, operation: Operation, path: dict[str, str], token: str | None, **options: Any) -> httpx2.Response:
         headers = {"X-Request-Id": uuid.uuid4().hex} | ({"Authorization": f"Bearer {token}"} if token else {}) | options.pop("headers", {})
         body = {"json": sample_body(self.server, operation)} if operation.reads_body and "data" not in options else {}
+        if str(operation) == "POST /api/v1/oidc/trust-policies" and token:  # for whoever asks: what it gives another, it must hold
+            body["json"]["agentId"] = parts(token)[1]["sub"]
         if operation.path == "/api/v1/billing/webhook":
             body, signed = signed_event(self.server)
             headers |= signed
@@ -131,13 +167,15 @@ def signed_event(server: RunningServer) -> tuple[dict[str, bytes], dict[str, str
 
 
 def unknown_target() -> dict[str, str]:
-    return {name: str(uuid.uuid4()) for name in ("agentId", "credentialId", "eventId", "webhookId", "deliveryId")}
+    return {name: str(uuid.uuid4()) for name in ("agentId", "credentialId", "eventId", "webhookId", "deliveryId", "policyId", "partnerId")}
 
 
 def sample_body(server: RunningServer, operation: Operation) -> Any:
     """A valid body, from the examples of the served document; `registration` where an example may be used only once."""
     if operation.path == "/api/v1/agents":
         return registration(scopes=[])
+    if operation.path == "/api/v1/federation/trust":  # the server's own key set stands for a partner's: it is there
+        return {"name": "Partner", "issuer": f"https://{uuid.uuid4()}.example", "jwksUri": f"{server.url}/.well-known/jwks.json"}
     return samples.sample_body(server.check.document, operation.method, operation.path)
 
 

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import httpx2
 import jwt
 import pytest
+from tests.proofs import OwnKey, asserted, register
 from tests.serving import RunningServer
 from tests.tenants import Tenant
 
@@ -53,9 +54,21 @@ def test_provider_metadata_adds_to_the_servers(server: RunningServer) -> None:
 def test_every_announced_grant_scope_and_method_works(server: RunningServer, tenant: Tenant) -> None:
     found = document(server, "openid-configuration")
     agent = tenant.agent(*SCOPES)
-    assert [agent.token_response(grant_type=grant).status_code for grant in found["grant_types_supported"]] == [200]
+    ours = {"subject_token": agent.token(), "subject_token_type": "urn:ietf:params:oauth:token-type:access_token"}
+    proofs: dict[str, dict[str, str]] = {
+        "client_credentials": {"client_id": agent.agent_id, "client_secret": agent.client_secret},
+        "urn:ietf:params:oauth:grant-type:token-exchange": ours,
+        "urn:ietf:params:oauth:grant-type:jwt-bearer": {"assertion": "x.y.z"},
+    }
+    with server.client() as client:
+        answers = {grant: client.post("/api/v1/token", data={"grant_type": grant} | proofs[grant]) for grant in found["grant_types_supported"]}
+    nobody_trusted = answers.pop("urn:ietf:params:oauth:grant-type:jwt-bearer")  # tests/policies have issuers that somebody trusts
+    assert (nobody_trusted.status_code, nobody_trusted.json()["error"]) == (400, "invalid_grant")
+    assert {grant: answer.status_code for grant, answer in answers.items()} == dict.fromkeys(answers, 200)
     assert {scope: agent.token_response(scope).status_code for scope in found["scopes_supported"]} == dict.fromkeys(SCOPES, 200)
     basic = base64.b64encode(f"{agent.agent_id}:{agent.client_secret}".encode()).decode()
+    key = OwnKey()
+    register(agent, key)
     authentication: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         "client_secret_basic": ({"Authorization": f"Basic {basic}"}, {}),
         "client_secret_post": ({}, {"client_id": agent.agent_id, "client_secret": agent.client_secret}),
@@ -64,9 +77,22 @@ def test_every_announced_grant_scope_and_method_works(server: RunningServer, ten
     requests = {"token": {"grant_type": "client_credentials"}, "introspection": {"token": "x"}, "revocation": {"token": "x"}}
     for endpoint, form in requests.items():
         for method in found[f"{endpoint}_endpoint_auth_methods_supported"]:
-            headers, proof = authentication[method]
+            headers, proof = authentication.get(method) or ({}, asserted(key.assertion(agent)))
+            assert (method == "private_key_jwt") == (method not in authentication)
             with server.client(headers=headers) as client:
                 assert client.post(urlsplit(found[f"{endpoint}_endpoint"]).path, data=form | proof).status_code == 200, (endpoint, method)
+
+
+def test_every_announced_algorithm_authenticates_a_client(server: RunningServer, tenant: Tenant) -> None:
+    found = document(server, "openid-configuration")
+    lists = {name: found[name] for name in found if name.endswith("_auth_signing_alg_values_supported")}
+    assert {name.partition("_endpoint")[0] for name in lists} == {"token", "introspection", "revocation"}
+    for name, algorithms in lists.items():
+        for algorithm in algorithms:
+            register(tenant.admin, key := OwnKey(algorithm))
+            with server.client() as client:
+                form = asserted(key.assertion(tenant.admin), token="x")
+                assert client.post(urlsplit(found[name.replace("_auth_signing_alg_values_supported", "")]).path, data=form).status_code == 200
 
 
 def test_every_announced_claim_is_in_an_id_token(server: RunningServer, tenant: Tenant) -> None:

@@ -11,7 +11,9 @@ import joserfc.jwk
 import joserfc.jwt
 import jwt
 import pytest
+from authlib.integrations.base_client import OAuthError
 from authlib.integrations.requests_client import OAuth2Session
+from authlib.oauth2.rfc7523 import PrivateKeyJWT
 from joserfc import jws
 from oauthlib.oauth2 import BackendApplicationClient
 from requests_oauthlib import OAuth2Session as RequestsOAuth2Session
@@ -123,3 +125,27 @@ def test_a_client_finds_its_way_by_discovery_alone(idp: ServerProcess, algorithm
         assert introspected.json()["active"] is True
         assert session.revoke_token(metadata["revocation_endpoint"], token=session.token["access_token"]).status_code == 200
         assert session.get(metadata["userinfo_endpoint"]).status_code == 401
+
+
+def test_authlib_authenticates_with_a_key(idp: ServerProcess, algorithm: str) -> None:
+    """private_key_jwt as Authlib does it: an hour's life, no key id; the audience is the issuer, and an assertion for the token endpoint is refused."""
+    kinds: dict[str, Any] = {"ES256": (joserfc.jwk.ECKey, "P-256"), "RS256": (joserfc.jwk.RSAKey, 2048), "Ed25519": (joserfc.jwk.OKPKey, "Ed25519")}
+    kind, size = kinds[algorithm]
+    key = kind.generate_key(size)
+    agent, bearer = idp.first["clientId"], {"Authorization": f"Bearer {idp.token(scope='agents:read')['access_token']}"}
+    body = {"kind": "public_key", "jwk": key.as_dict(private=False)}
+    created = httpx2.post(f"{idp.url}/api/v1/agents/{agent}/credentials", json=body, headers=bearer, trust_env=False)
+    assert (created.status_code, created.json()["hint"]) == (201, key.thumbprint())
+    for audience, is_good in ((idp.url, True), (f"{idp.url}/api/v1/token", False)):
+        methods = dict.fromkeys(("token_endpoint_auth_method", "revocation_endpoint_auth_method"), "private_key_jwt")
+        with OAuth2Session(agent, key, scope="agents:read", **methods) as session:
+            session.trust_env = False
+            session.register_client_auth_method(PrivateKeyJWT(audience, alg=algorithm))
+            if is_good:
+                token = session.fetch_token(f"{idp.url}/api/v1/token", grant_type="client_credentials")
+                assert token["scope"] == "agents:read"
+                assert session.introspect_token(f"{idp.url}/api/v1/token/introspect", token=token["access_token"]).json()["active"] is True
+                assert session.revoke_token(f"{idp.url}/api/v1/token/revoke", token=token["access_token"]).status_code == 200
+            else:
+                with pytest.raises(OAuthError, match="invalid_client"):
+                    session.fetch_token(f"{idp.url}/api/v1/token", grant_type="client_credentials")

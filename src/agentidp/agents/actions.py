@@ -1,9 +1,12 @@
 """Registering agents, changing them and stopping them. Suspending or decommissioning kills every token issued so far, for good."""
 
+from typing import Any
+
 import sqlalchemy as sa
 
 from agentidp.agents.queries import count_agents, get_agent, lock_agent, lock_tier
 from agentidp.agents.rules import Agent, AgentAlreadyExists, NewAgent, OrganizationNotActive, changes, require_place
+from agentidp.auth.registration import use
 from agentidp.auth.scopes import require_grantable, to_text
 from agentidp.core.errors import InvalidFields
 from agentidp.core.ids import new_id
@@ -13,8 +16,12 @@ from agentidp.db.unit import Tx
 
 
 def register_agent(tx: Tx, new: NewAgent, *, plans: Plans) -> Agent:
-    """Raises AgentAlreadyExists, InvalidScopes (a scope that the caller does not hold), InvalidFields (expiry in the past), OverLimit, OrganizationNotActive."""
-    require_grantable(new.scopes, tx.caller.scopes)
+    """Raises AgentAlreadyExists, InvalidScopes (a scope that the caller does not hold), InvalidFields (expiry in the past), OverLimit, OrganizationNotActive.
+
+    Also RegistrationUsed, when the caller is no agent and its token has registered one.
+    """
+    registration = tx.caller.registration
+    require_grantable(new.scopes, tx.caller.scopes if registration is None else use(tx, registration))
     _require_future(tx, new.expires_at)
     tier = lock_tier(tx, plans)
     if tier is None or tier.status != "active":  # it was when the call came in
@@ -50,7 +57,8 @@ def register_agent(tx: Tx, new: NewAgent, *, plans: Plans) -> Agent:
     except sa.exc.IntegrityError as error:  # somebody else was quicker
         raise AgentAlreadyExists from error
     tx.count("agentsRegistered")
-    tx.record("agent.created", "agent", agent_id, email=new.email, scopes=sorted(new.scopes))
+    by_policy: dict[str, Any] = {} if registration is None else {"policyId": registration.policy_id}
+    tx.record("agent.created", "agent", agent_id, email=new.email, scopes=sorted(new.scopes), **by_policy)
     return get_agent(tx, agent_id)
 
 

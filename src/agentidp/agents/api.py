@@ -21,7 +21,7 @@ from agentidp.agents.rules import (
 )
 from agentidp.auth.guard import GuardedRoute, read, write
 from agentidp.auth.instance import instance_of
-from agentidp.auth.scopes import DEFAULT_SCOPES, SCOPES, to_text
+from agentidp.auth.scopes import DEFAULT_SCOPES, REGISTRATION_SCOPE, SCOPES, to_text
 from agentidp.core import limits
 from agentidp.core.errors import InvalidScopes, OverLimit
 from agentidp.core.operations import secured
@@ -137,7 +137,7 @@ class AgentListParameters(PageParameters):
     "",
     status_code=201,
     operation_id="registerAgent",
-    **secured("agents:write", AgentAlreadyExists, OrganizationNotActive, InvalidScopes, OverLimit, body=True),
+    **secured("agents:write", AgentAlreadyExists, OrganizationNotActive, InvalidScopes, OverLimit, body=True, once=REGISTRATION_SCOPE),
 )
 async def register(request: Request, body: AgentRegistration) -> AgentResource:
     """Register an agent. It can do nothing until it has a credential."""

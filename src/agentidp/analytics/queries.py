@@ -10,7 +10,7 @@ from agentidp.analytics.rules import AgentUsage, DayCount, Days, HourCount, Usag
 from agentidp.db.paging import PageRequest, RowPage, fetch_page
 from agentidp.db.schema import agent_activity, agents, hourly_tokens, usage_counters
 from agentidp.db.unit import Tx
-from agentidp.organizations.queries import find_role
+from agentidp.organizations.queries import find_own_role
 
 
 def get_daily_tokens(tx: Tx, count: int) -> list[DayCount]:
@@ -46,7 +46,7 @@ def get_usage_summary(tx: Tx, first: int | None, last: int | None) -> UsageSumma
 
 
 def _require_reader(tx: Tx) -> None:
-    require_reader(tx.caller, find_role(tx, tx.caller.agent_id))
+    require_reader(tx.caller, find_own_role(tx))
 
 
 def _within(day: sa.ColumnElement[int], days: Days) -> sa.ColumnElement[bool]:

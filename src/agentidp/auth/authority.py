@@ -2,9 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 
+from agentidp.auth.dpop import Proof, invalid_proof
 from agentidp.auth.instance import Instance
-from agentidp.auth.jwt import VerifiedClaims
-from agentidp.core.caller import OPERATOR_SCOPE, AuditEntry
+from agentidp.auth.jwt import Foundation, VerifiedClaims
+from agentidp.auth.registration import is_open
+from agentidp.core.caller import OPERATOR_SCOPE, AuditEntry, Caller, Origin
 from agentidp.core.errors import Problem, TooManyCalls
 from agentidp.ledger.entries import Entry, Event, Snapshot, Verdict
 
@@ -21,16 +23,22 @@ async def is_alive(
     event: Event | None = None,
     essential: bool = False,
     admit: Callable[[Snapshot], Awaitable[None]] | None = None,
+    proof: Proof | None = None,
 ) -> bool:
     """Whether organization, agent, credential, signing key and the token itself are all in force.
 
     The question is itself an entry of the ledger: what it counts and records is durable when the answer arrives. The operator's calls are counted,
-    but never refused: somebody must be able to help. `admit` may refuse whoever the snapshot says it is, before anything is counted. Raises TooManyCalls,
-    Unavailable, and what `admit` raises.
+    but never refused: somebody must be able to help. `admit` may refuse whoever the snapshot says it is, before anything is counted. `proof` is used up.
+    Raises TooManyCalls, InvalidProof for a proof that was used before, Unavailable, and what `admit` raises.
     """
+    if token.is_registration:
+        return await instance.database.write(is_open, Caller(token.organization_id, origin=event.origin if event else Origin()), token, event)
+
+    if not all([await _stands(instance, token.organization_id, foundation) for foundation in token.rests_on]):
+        return False
 
     async def decide(snapshot: Snapshot | None) -> tuple[Entry, None]:
-        if snapshot is None or not _in_force(snapshot, token, instance.clock()):
+        if snapshot is None or not is_in_force(snapshot, token, instance.clock()):
             raise TokenIsDead
         if admit is not None:
             await admit(snapshot)
@@ -43,6 +51,7 @@ async def is_alive(
                 token_issued_at=token.issued_at * 1000,
                 key_id=token.key_id,
                 essential=essential or OPERATOR_SCOPE in token.scopes,
+                once=(proof.once,) if proof is not None else (),
             ),
             None,
         )
@@ -52,6 +61,8 @@ async def is_alive(
     except TokenIsDead:
         return False
     require_call(entry, instance.clock())
+    if entry.verdict is Verdict.REPLAYED:
+        raise invalid_proof("used before")
     return entry.verdict is Verdict.RECORDED
 
 
@@ -75,7 +86,23 @@ def require_call(entry: Entry, now: int) -> None:
         )
 
 
-def _in_force(snapshot: Snapshot, token: VerifiedClaims, now: int) -> bool:
+async def _stands(instance: Instance, organization_id: str, token: Foundation) -> bool:
+    """The same of a token that another one was made from."""
+
+    async def decide(snapshot: Snapshot | None) -> tuple[Entry, None]:
+        if snapshot is None or not is_in_force(snapshot, token, instance.clock()):
+            raise TokenIsDead
+        return Entry(snapshot, token_id=token.token_id, token_issued_at=token.issued_at * 1000, key_id=token.key_id), None
+
+    try:
+        entry, _ = await instance.ledger.settle(lambda: instance.ledger.snapshots.find(organization_id, token.credential_id), decide, lambda _: None)
+    except TokenIsDead:
+        return False
+    return entry.verdict is Verdict.RECORDED
+
+
+def is_in_force(snapshot: Snapshot, token: VerifiedClaims | Foundation, now: int) -> bool:
+    """Whether the credential, its agent and its organization are as they were when the token was issued, as far as the snapshot goes."""
     return (
         snapshot.is_active(now)
         and snapshot.revoked_at is None

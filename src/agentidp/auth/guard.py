@@ -1,7 +1,7 @@
 """The guard in front of every operation: proves the caller, requires the scope, then lets the endpoint run; renders every refusal.
 
 Order of the answers: 401, 429, 403, 415 and 413, 400, then the operation's own. A refusal is recorded in a unit of work of its own,
-because the operation's was rolled back; when it cannot be recorded the answer is 503. RFC 6750, RFC 9728 section 5.1.
+because the operation's was rolled back; when it cannot be recorded the answer is 503. RFC 6750, RFC 9449 section 7, RFC 9728 section 5.1.
 """
 
 import functools
@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, Final, ParamSpec, TypeVar
 from urllib.parse import parse_qsl
 
 import sqlalchemy as sa
@@ -22,9 +22,12 @@ from starlette.responses import Response
 
 from agentidp.auth import throttle
 from agentidp.auth.authority import is_alive
+from agentidp.auth.dpop import InvalidProof, NonceNeeded, Proof, invalid_proof, read_proof
 from agentidp.auth.instance import Instance, instance_of
-from agentidp.auth.jws import InvalidToken
+from agentidp.auth.jws import ALGORITHMS, InvalidToken
 from agentidp.auth.jwt import NoOrganization, VerifiedClaims, verify_access_token
+from agentidp.auth.registration import registration_of
+from agentidp.auth.scopes import REGISTRATION_SCOPE
 from agentidp.core import limits
 from agentidp.core.caller import AuditEntry, Caller, Origin
 from agentidp.core.errors import Forbidden, Invalid, InvalidFields, Problem, Unauthenticated, UnsupportedMediaType
@@ -38,11 +41,20 @@ log = logging.getLogger(__name__)
 
 PUBLIC: Final = "public"
 ANY_TOKEN: Final = "any token"  # noqa: S105 - not a secret
-_BEARER = re.compile(r"bearer +(.+)", re.IGNORECASE | re.ASCII)  # the form of the token itself is the pre-parser's business
+_PRESENTED = re.compile(r"(bearer|dpop) +(.+)", re.IGNORECASE | re.ASCII)  # the form of the token itself is the pre-parser's business
 
 
 class _WithoutOrganization(Unauthenticated):
     """The token is right in everything, but names no organization: 401, where the operation's specification does not ask for another answer."""
+
+
+class _Unproven(Unauthenticated):
+    oauth_error = InvalidProof.oauth_error
+
+
+class _WithoutNonce(Unauthenticated):
+    oauth_error = NonceNeeded.oauth_error
+    is_failed_login = False
 
 
 async def read(request: Request, query: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -66,19 +78,20 @@ def origin(request: Request) -> Origin:
     return found
 
 
-async def authenticate(request: Request, scope: str, *, essential: bool = False) -> Caller:
-    """Prove the bearer of an access token for this API and require the scope (`ANY_TOKEN`: none in particular).
+async def authenticate(request: Request, scope: str, *, essential: bool = False, registers: bool = False) -> Caller:
+    """Prove the bearer of an access token for this API, or the holder of its key, and require the scope (`ANY_TOKEN`: none in particular).
 
-    An essential call is counted, but not refused when the day's calls are used up. Raises Unauthenticated, RateLimited, TooManyCalls or Forbidden,
+    An essential call is counted, but not refused when the day's calls are used up. Where an operation `registers`, a token that is good for
+    nothing else will do, too. Raises Unauthenticated, RateLimited, TooManyCalls or Forbidden,
     each with the audit event that it leaves.
     """
     instance = instance_of(request)
     values = request.headers.getlist("authorization")
-    match = _BEARER.fullmatch(values[0].strip(" ")) if len(values) == 1 else None
+    match = _PRESENTED.fullmatch(values[0].strip(" ")) if len(values) == 1 else None
     if match is None:
         raise Unauthenticated(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": "no bearer token"})], headers=challenge(instance))
     try:
-        token = await verify_access_token(match[1], instance.keys, issuer=instance.settings.issuer, now=instance.clock())
+        token = await verify_access_token(match[2], instance.keys, issuer=instance.settings.issuer, now=instance.clock())
     except InvalidToken as error:
         refusal = _bad_token(instance, str(error), None)
         if isinstance(error, NoOrganization) and instance.settings.issuer in error.audience:
@@ -88,34 +101,70 @@ async def authenticate(request: Request, scope: str, *, essential: bool = False)
         raise _bad_token(instance, "meant for another audience", token)
     caller = _caller(token, origin(request))
     throttle.present(request, token.token_id, is_signed=True)  # one that was revoked must not use up the rate of the agent that it was stolen from
-    if not await is_alive(instance, token, meter="apiCalls", essential=essential, admit=functools.partial(throttle.admit, request)):
+    try:
+        proof = _proof_of_possession(request, match[1].lower(), match[2], token)
+        alive = await is_alive(instance, token, meter="apiCalls", essential=essential, admit=functools.partial(throttle.admit, request), proof=proof)
+    except (InvalidProof, NonceNeeded) as error:
+        kind = _Unproven if isinstance(error, InvalidProof) else _WithoutNonce
+        audit = [replace(entry, organization_id=caller.organization_id, agent_id=caller.agent_id) for entry in error.audit]
+        raise kind(error.detail, audit=audit, headers=challenge(instance, f'error="{error.oauth_error}"', scheme="DPoP")) from error
+    if not alive:
         raise _bad_token(instance, "revoked, or the agent is not active", token)
     request.scope["agentidp.caller"] = caller
     request.scope["agentidp.token"] = token
-    require_scope(caller, scope)
+    if token.is_registration:
+        await throttle.admit_source(request)  # it is no client yet
+    if not (token.is_registration and registers):
+        require_scope(caller, scope)
     return caller
+
+
+def _proof_of_possession(request: Request, scheme: str, presented: str, token: VerifiedClaims) -> Proof | None:
+    """The proof that a token which is bound to a key needs: one of that key. Raises InvalidProof, NonceNeeded, Unauthenticated."""
+    if scheme == "bearer" and token.key_thumbprint is None:
+        return None
+    if scheme == "bearer" or token.key_thumbprint is None:
+        raise _bad_token(instance_of(request), "bound to a key and presented without" if scheme == "bearer" else "not bound to a key", token)
+    proof = read_proof(request, presented)
+    if proof is None:
+        raise invalid_proof("missing")
+    if proof.key_thumbprint != token.key_thumbprint:
+        raise _bad_token(instance_of(request), "bound to another key", token)
+    return proof
 
 
 def require_scope(caller: Caller, scope: str) -> None:
     """Raises Forbidden unless the caller's token holds the scope."""
+    if caller.registration is not None:
+        denied = AuditEntry("access.denied", "failure", "policy", caller.registration.policy_id, metadata={"reason": "registers one agent, nothing else"})
+        raise Forbidden("This token is for registering one agent, and for nothing else.", audit=[denied])
     if scope != ANY_TOKEN and scope not in caller.scopes:
         entry = AuditEntry("access.denied", "failure", metadata={"requiredScope": scope})
         raise Forbidden(f"This needs a token with scope {scope}.", scope=scope, audit=[entry])
 
 
 def _caller(token: VerifiedClaims, origin: Origin) -> Caller:
-    return Caller(token.organization_id, token.agent_id, token.scopes, token.credential_id, token.token_id, origin)
+    if token.is_registration:
+        return Caller(token.organization_id, token_id=token.token_id, origin=origin, registration=registration_of(token))
+    return Caller(token.organization_id, token.agent_id, token.scopes, token.credential_id, token.token_id, origin, is_delegated=token.is_delegated)
 
 
 def _bad_token(instance: Instance, reason: str, token: VerifiedClaims | None) -> Unauthenticated:
-    known = {"organization_id": token.organization_id, "agent_id": token.agent_id} if token else {}
+    known = {"organization_id": token.organization_id} | ({} if token.is_registration else {"agent_id": token.agent_id}) if token else {}
     entry = AuditEntry("auth.failed", "failure", metadata={"reason": reason}, **known)
-    return Unauthenticated(audit=[entry], headers=challenge(instance, 'error="invalid_token"', 'error_description="The access token is not valid"'))
+    parameters = ('error="invalid_token"', 'error_description="The access token is not valid"')
+    return Unauthenticated(audit=[entry], headers=challenge(instance, *parameters, scheme=_scheme_of(token)))
 
 
-def challenge(instance: Instance, *parameters: str) -> dict[str, str]:
+def _scheme_of(token: VerifiedClaims | None) -> str:
+    return "Bearer" if token is None or token.key_thumbprint is None else "DPoP"
+
+
+def challenge(instance: Instance, *parameters: str, scheme: str = "Bearer") -> dict[str, str]:
+    """How to present a token. `scheme`: DPoP for one that is bound to a key."""
+    algorithms = (f'algs="{" ".join(ALGORITHMS)}"',) if scheme == "DPoP" else ()
     metadata = f'resource_metadata="{instance.settings.issuer}/.well-known/oauth-protected-resource"'
-    return {"WWW-Authenticate": "Bearer " + ", ".join((*parameters, metadata))}
+    return {"WWW-Authenticate": f"{scheme} " + ", ".join((*parameters, *algorithms, metadata))}
 
 
 async def refuse(request: Request, problem: Problem, *, oauth: bool) -> Response:
@@ -123,8 +172,12 @@ async def refuse(request: Request, problem: Problem, *, oauth: bool) -> Response
     headers = {}
     if problem.is_failed_login:
         problem = await throttle.count_failure(request) or problem
-    if isinstance(problem, Forbidden) and problem.scope:
-        headers = challenge(instance_of(request), 'error="insufficient_scope"', f'scope="{problem.scope}"')
+    if isinstance(problem, Forbidden):
+        needed = (f'scope="{problem.scope}"',) if problem.scope else ()
+        scheme = _scheme_of(request.scope.get("agentidp.token"))
+        headers = challenge(instance_of(request), 'error="insufficient_scope"', *needed, scheme=scheme)
+    elif isinstance(problem, Unauthenticated) and not problem.headers:  # found out in the unit of work
+        headers = challenge(instance_of(request), 'error="invalid_token"')
     try:
         await _leave_trail(request, problem)
     except Problem as unavailable:
@@ -183,11 +236,14 @@ def internal_error(request: Request, *, oauth: bool) -> Response:
 class GuardedRoute(APIRoute):
     """A FastAPI route behind the guard. The scope is declared where the operation is, by `secured(…)` or `public(…)`."""
 
+    speaks_oauth: ClassVar[bool] = False  # whether its refusals have the shape of RFC 6749
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         declared = self.openapi_extra or {}
         scope: str = declared["x-scope"]
         essential, is_limited = "x-essential" in declared, declared.get("x-rate-limit") == "source"
+        registers = declared.get("x-scope-once") == REGISTRATION_SCOPE
         queries = _query_names(self.dependant)
         has_body = self.body_field is not None
         merge_patch = "PATCH" in (self.methods or ())
@@ -196,7 +252,7 @@ class GuardedRoute(APIRoute):
             request.scope["agentidp.route"] = self.path_format
             try:
                 if scope != PUBLIC:
-                    await authenticate(request, scope, essential=essential)
+                    await authenticate(request, scope, essential=essential, registers=registers)
                 elif is_limited:
                     await throttle.admit_source(request)
                 if has_body:
@@ -205,14 +261,20 @@ class GuardedRoute(APIRoute):
                 return await handler(request)
             except Problem as problem:
                 if "x-without-organization" in declared and isinstance(problem, _WithoutOrganization):
-                    return await refuse(request, Invalid("organization_id is required in token.", audit=problem.audit), oauth=False)
-                return await refuse(request, problem, oauth=False)
+                    return await refuse(request, Invalid("organization_id is required in token.", audit=problem.audit), oauth=self.speaks_oauth)
+                return await refuse(request, problem, oauth=self.speaks_oauth)
             except RequestValidationError as error:
-                return await refuse(request, _invalid_fields(error), oauth=False)
+                return await refuse(request, _invalid_fields(error), oauth=self.speaks_oauth)
             except Exception:  # noqa: BLE001 - the last resort: nothing of the error reaches the client
-                return internal_error(request, oauth=False)
+                return internal_error(request, oauth=self.speaks_oauth)
 
         return guarded
+
+
+class OAuthJsonRoute(GuardedRoute):
+    """An OAuth endpoint that takes JSON."""
+
+    speaks_oauth = True
 
 
 class OAuthRoute(APIRoute):

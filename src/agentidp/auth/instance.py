@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 
 from agentidp.auth.keys import KeyStore
+from agentidp.auth.outside_keys import OutsideKeys
 from agentidp.auth.rates import RateLimits
 from agentidp.core import limits
 from agentidp.core.clock import Clock
@@ -25,7 +26,10 @@ from agentidp.ledger.nudge import Nudge
 
 @dataclass(slots=True)
 class Instance:
-    """The parts that endpoints use. `secret_key` is the key of the HMAC under which client secrets are stored, `audit_key` signs checkpoints."""
+    """The parts that endpoints use. `secret_key` is the key of the HMAC under which client secrets are stored, `nonce_key` that of DPoP's nonces.
+
+    `audit_key` signs checkpoints.
+    """
 
     settings: Settings
     database: Database
@@ -37,13 +41,16 @@ class Instance:
     plans: Plans
     rates: RateLimits
     outgoing: Outgoing
+    outside_keys: OutsideKeys
     secret_key: bytes = b""
+    nonce_key: bytes = b""
     operator_organization_id: str = ""
     audit_key: AuditKey = field(default_factory=AuditKey)
     nudge: Nudge = field(default_factory=Nudge)  # to the sealer
     sealed: Sealed = field(default_factory=Sealed)  # from the sealer, to those who pass events on
     feed: Feed = field(init=False)  # what is sealed, for streams
     nats: object | None = None  # an `events.nats.Publisher`, as below; None where nothing is published
+    policies: object | None = None  # the `policies.known.KnownPolicies`, which stand above this floor
     stripe: object | None = None  # a `billing.stripe.Stripe`, which stands above this floor; None where nothing is sold
     limits_noted: Seldom = field(default_factory=lambda: Seldom(limits.LIMIT_NOTE_MS, limits.LIMIT_NOTES_MAX))  # by organization and limit of its plan
     audit_verifications: Turns = field(default_factory=lambda: Turns(limits.AUDIT_VERIFICATIONS_MAX, limits.AUDIT_VERIFICATIONS_EACH_MAX))

@@ -9,7 +9,7 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
@@ -20,6 +20,7 @@ from agentidp.core import limits
 from agentidp.core.strict_json import NotStrictJson, parse
 
 Algorithm = Literal["ES256", "RS256", "Ed25519"]
+ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
@@ -46,8 +47,10 @@ class UnverifiedToken:
     signature: bytes
 
 
-def parse_unverified(text: str) -> UnverifiedToken:
-    """The parts of a compact JWS with a JSON object as payload. Raises InvalidToken."""
+def parse_unverified(text: str, *, carries_key: bool = False, ignored: frozenset[str] = frozenset()) -> UnverifiedToken:
+    """The parts of a compact JWS with a JSON object as payload; `carries_key`: its header may hold a key, as a proof's must. `ignored` are header parameters that
+    may be there and mean nothing. Raises InvalidToken.
+    """
     if len(text) > limits.TOKEN_CHARACTERS_MAX:
         raise InvalidToken("too long")
     match = _COMPACT.fullmatch(text)
@@ -57,7 +60,7 @@ def parse_unverified(text: str) -> UnverifiedToken:
     if len(raw_header) > limits.TOKEN_HEADER_BYTES_MAX:
         raise InvalidToken("header too long")
     header, payload = _parse_object(raw_header, "header"), _parse_object(raw_payload, "payload")
-    if refused := _REFUSED_HEADERS & header.keys():
+    if refused := _REFUSED_HEADERS & header.keys() - ignored - ({"jwk"} if carries_key else set()):
         raise InvalidToken(f"header parameter {min(refused)} is not accepted")
     if not isinstance(header.get("alg"), str) or not isinstance(header.get("kid", ""), str):
         raise InvalidToken("alg and kid must be strings")

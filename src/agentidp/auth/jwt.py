@@ -1,7 +1,8 @@
 """The token profile, as a promise to whoever verifies: the only file that makes or checks the tokens of this issuer.
 
 Access token (RFC 9068): header `alg, kid, typ: at+jwt`; claims `iss, sub` (agent id), `aud` (always), `client_id` (= sub), `scope`,
-`iat, exp` (seconds), `jti` (UUIDv7), `organization_id, credential_id, epoch`. ID token (OpenID Connect Core section 2): `typ: JWT`,
+`iat, exp` (seconds), `jti` (UUIDv7), `organization_id, credential_id, epoch`; `cnf.jkt` if it is bound to a key (RFC 9449); where it was made from others,
+`rests_on` them, and `act` for whoever acts for the agent (RFC 8693); `policy_id` where a trust policy let a workload in. ID token (OpenID Connect Core section 2): `typ: JWT`,
 `aud` = the agent. A token of one kind is never accepted as the other. Does not know whether a token was revoked: see `authority`.
 """
 
@@ -15,6 +16,7 @@ import msgspec
 
 from agentidp.auth.jws import InvalidToken, encode_base64url, parse_unverified, sign, verify_signature
 from agentidp.auth.keys import KeyStore, SigningKey
+from agentidp.auth.scopes import REGISTRATION_SCOPE
 from agentidp.core import limits
 from agentidp.core.ids import is_id
 
@@ -28,6 +30,21 @@ class NoOrganization(InvalidToken):
     def __init__(self, audience: tuple[str, ...]) -> None:
         super().__init__("organization_id is missing")
         self.audience = audience
+
+
+@dataclass(frozen=True, slots=True)
+class Foundation:
+    """A token that another one was made from, and dies with. `issued_at` in seconds."""
+
+    agent_id: str
+    credential_id: str
+    token_id: str
+    key_id: str
+    epoch: int
+    issued_at: int
+
+    def as_claim(self) -> dict[str, Any]:
+        return {"sub": self.agent_id, "credential_id": self.credential_id, "jti": self.token_id, "kid": self.key_id, "epoch": self.epoch, "iat": self.issued_at}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +62,31 @@ class VerifiedClaims:
     issued_at: int  # seconds, as in the token
     expires_at: int
     claims: Mapping[str, Any]
+    key_thumbprint: str | None = None  # whoever presents it must prove that he has this key
+    rests_on: tuple[Foundation, ...] = ()
+
+    @property
+    def foundation(self) -> Foundation:
+        """Itself, for a token that is made from it."""
+        return Foundation(self.agent_id, self.credential_id, self.token_id, self.key_id, self.epoch, self.issued_at)
+
+    @property
+    def actors(self) -> int:
+        """How many act for the agent one behind the other (RFC 8693 section 4.1)."""
+        count, actor = 0, self.claims.get("act")
+        while isinstance(actor, dict):
+            count, actor = count + 1, actor.get("act")
+        return count
+
+    @property
+    def is_delegated(self) -> bool:
+        """Whether somebody else acts for the agent: another one, or a workload that a trust policy lets in."""
+        return "act" in self.claims or "policy_id" in self.claims
+
+    @property
+    def is_registration(self) -> bool:
+        """Whether it is good for registering one agent, and for nothing else: see `auth.registration`."""
+        return REGISTRATION_SCOPE in self.scopes
 
 
 def encode(key: SigningKey, token_type: str, claims: Mapping[str, Any]) -> str:
@@ -95,13 +137,26 @@ def _checked(claims: Mapping[str, Any], key_id: str, issuer: str) -> VerifiedCla
     audience = (audience,) if isinstance(audience, str) else tuple(audience) if isinstance(audience, list) else ()
     if not audience or not all(isinstance(one, str) for one in audience):
         raise InvalidToken("aud is missing")
+    rests_on = tuple(map(_foundation, claims.get("rests_on", ())))
     if claims.get("iss") != issuer:
         raise InvalidToken("another issuer")
     if claims.get("client_id") != agent_id or not isinstance(scope, str):
         raise InvalidToken("client_id or scope is wrong")
     if expires_at - issued_at > limits.TOKEN_LIFETIME_SECONDS_MAX:
         raise InvalidToken("lives longer than any token")
-    return VerifiedClaims(organization_id, agent_id, credential_id, token_id, key_id, epoch, frozenset(scope.split()), audience, issued_at, expires_at, claims)
+    scopes, bound_to = frozenset(scope.split()), _key_thumbprint(claims)
+    return VerifiedClaims(
+        organization_id, agent_id, credential_id, token_id, key_id, epoch, scopes, audience, issued_at, expires_at, claims, bound_to, rests_on
+    )
+
+
+def _key_thumbprint(claims: Mapping[str, Any]) -> str | None:
+    if "cnf" not in claims:
+        return None
+    match claims["cnf"]:
+        case {"jkt": str(found)}:
+            return found
+    raise InvalidToken("cnf is not a key of DPoP")
 
 
 def _in_time(token: VerifiedClaims, now_seconds: int) -> VerifiedClaims:
@@ -112,6 +167,11 @@ def _in_time(token: VerifiedClaims, now_seconds: int) -> VerifiedClaims:
     if not token.organization_id:
         raise NoOrganization(token.audience)
     return token
+
+
+def _foundation(claims: Mapping[str, Any]) -> Foundation:
+    agent_id, credential_id, token_id = (_id(claims, name) for name in ("sub", "credential_id", "jti"))
+    return Foundation(agent_id, credential_id, token_id, str(claims["kid"]), _integer(claims, "epoch"), _integer(claims, "iat"))
 
 
 def _id(claims: Mapping[str, Any], name: str) -> str:

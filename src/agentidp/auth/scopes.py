@@ -23,6 +23,7 @@ SCOPES = (
     OPERATOR_SCOPE,
     "openid",
 )
+REGISTRATION_SCOPE = "agents:register"  # of a token that registers one agent: nobody asks for it, and nobody grants it
 DEFAULT_SCOPES = frozenset({"agents:read", "tokens:read", "openid"})
 _KNOWN = frozenset(SCOPES)
 

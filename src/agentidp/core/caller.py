@@ -18,6 +18,16 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Registration:
+    """The right of a trust policy's token to register one agent. Instants are milliseconds."""
+
+    policy_id: str
+    token_id: str
+    issued_at: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """A proven agent, or nobody (`agent_id` None). `scopes` are those of the presented token, not all that the agent may ask for.
 
@@ -31,6 +41,8 @@ class Caller:
     token_id: str | None = None
     origin: Origin = field(default_factory=Origin)
     is_system: bool = False
+    registration: Registration | None = None  # then it is no agent, and may do nothing else
+    is_delegated: bool = False  # somebody else acts for it: within the token's scopes, and without what it is beyond them
 
 
 # The instance itself, which looks across organizations: to find whose a secret is, and to keep house. `tests/architecture` lists who may.

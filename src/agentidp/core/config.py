@@ -172,6 +172,27 @@ class WebhookSettings(_Section):
     )
 
 
+class OidcSettings(_Section):
+    """Which issuers the trust policies for GitHub and GitLab mean."""
+
+    github_issuer: str = Field(
+        "https://token.actions.githubusercontent.com",
+        description="Issuer of GitHub Actions' tokens.",
+        examples=["https://github.example.com/_services/token"],
+    )
+    gitlab_issuer: str = Field(
+        "https://gitlab.com", description="Issuer of GitLab CI's tokens where a policy names none.", examples=["https://gitlab.example.com"]
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, issuer in (("github_issuer", self.github_issuer), ("gitlab_issuer", self.gitlab_issuer)):
+            parts = urlsplit(issuer)
+            if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or issuer.endswith("/"):
+                raise ValueError(f"oidc.{name}: must be an address without query and without trailing slash")
+        return self
+
+
 class FeatureSettings(_Section):
     """What this server offers and does. A group of operations that is off is not there: 404, and not in the OpenAPI document."""
 
@@ -235,6 +256,7 @@ class Settings(BaseSettings):
     stripe: StripeSettings = StripeSettings()
     billing: BillingSettings = BillingSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    oidc: OidcSettings = OidcSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -24,6 +24,7 @@ class Problem(Exception):
     plan_limit: ClassVar[str | None] = None  # which limit of an organization's plan is reached; such refusals come in great numbers
     is_failed_login: ClassVar[bool] = False  # somebody has not proven who it is; who does so too often is made to wait
     is_final = False  # nothing that is read anew could change it
+    shown_code: str | None = None  # what an OAuth endpoint says beside an error that has many reasons
 
     def __init__(
         self,
@@ -51,6 +52,13 @@ class InvalidFields(Invalid):
     def __init__(self, fields: Sequence[tuple[str, str]]) -> None:
         rows = [{"field": name, "message": message} for name, message in fields]
         super().__init__("; ".join(f"{name}: {message}" for name, message in fields[:3]), details={"fields": rows})
+
+
+class InvalidAddress(Invalid):
+    """An address that this server may not call. `reason` is one of `core.addresses`, for machines."""
+
+    def __init__(self, field: str, message: str, reason: str) -> None:
+        super().__init__(f"{field}: {message}", details={"fields": [{"field": field, "message": message}], "reason": reason})
 
 
 class InvalidScopes(Invalid):

@@ -180,9 +180,10 @@ def api_error(problem: Problem) -> dict[str, object]:
 
 
 def oauth_error(problem: Problem) -> dict[str, object]:
-    """`{error, error_description}` (RFC 6749 section 5.2: printable ASCII without quote and backslash)."""
+    """`{error, error_description, code?}` (RFC 6749 section 5.2: printable ASCII without quote and backslash)."""
     description = "".join(char if " " <= char <= "~" and char not in '"\\' else "'" for char in problem.detail)
-    return {"error": problem.oauth_error, "error_description": description}
+    body: dict[str, object] = {"error": problem.oauth_error, "error_description": description}
+    return body | {"code": problem.shown_code} if problem.shown_code else body
 
 
 def render(problem: Problem, *, oauth: bool, headers: Mapping[str, str] | None = None) -> Response:

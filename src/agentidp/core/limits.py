@@ -36,6 +36,37 @@ JWKS_MAX_AGE_SECONDS: Final = 300  # verifiers may keep the key set this long; r
 KEYS_REFRESH_SECONDS: Final = 5  # another process's rotation is seen at the latest after this
 UNKNOWN_KEY_RELOAD_SECONDS: Final = 1  # at most one reload of the key table a second for unknown key ids
 
+FOREIGN_KEYS_CACHED_MAX: Final = 4096  # public keys of clients and issuers that need not be parsed again, about 1 KB each
+FOREIGN_RSA_BITS_MAX: Final = 4096  # to check a signature with it takes 0.1 ms
+FOREIGN_KEY_MEMBERS_MAX: Final = 20  # of a JWK; those that we know are ten
+JTI_CHARACTERS_MAX: Final = 256  # of an id that a client gives its assertion or proof; a UUID has 36
+CLIENT_ASSERTION_SECONDS_MAX: Final = 3_600  # an assertion's life; a good one has a minute, but libraries make them for an hour by default
+DPOP_PROOF_SECONDS_MAX: Final = 120  # between a proof's iat and its use; clocks differ by 60
+DPOP_NONCE_SECONDS: Final = 120  # a nonce is good for one to two times as long: so often a client that goes on has to take another
+ONE_TIME_MARGIN_SECONDS: Final = 120  # a used value is kept so long beyond its expiry: clocks differ by 60 s, and a decision waits twice 10 s for its commit
+ACTORS_MAX: Final = 5  # who act for an agent one behind the other: api.md section 17
+FOUNDATIONS_MAX: Final = 10  # tokens that one rests on, each looked up whenever it is used: a subject's and an actor's for each actor
+
+# Outside issuers ----------------------------------------------------------------------------
+OUTSIDE_TOKEN_SECONDS_MAX: Final = 86_400  # from `iat` to `exp`; GitHub's live minutes, Kubernetes' an hour unless it is asked for more
+OUTSIDE_KEYS_FRESH_SECONDS_MIN: Final = 60  # a key set is kept for as long as its Cache-Control says, but no shorter
+OUTSIDE_KEYS_FRESH_SECONDS_MAX: Final = 3_600  # and no longer: a key that its issuer withdrew is trusted for an hour at most
+OUTSIDE_KEYS_STALE_SECONDS_MAX: Final = 21_600  # what was fetched is used for so long while its issuer cannot be reached; 503 after that
+OUTSIDE_KEYS_RETRY_SECONDS: Final = 10  # between two tries to reach an issuer that did not answer
+OUTSIDE_UNKNOWN_KEY_SECONDS: Final = 60  # at most one reload a minute of an issuer's keys for unknown key ids
+OUTSIDE_KEYS_MAX: Final = 64  # keys of one issuer; GitHub has about five
+OUTSIDE_ISSUERS_MAX: Final = 1_000  # issuers whose keys are kept, about 10 KB each; the oldest go
+OUTSIDE_LOADS_MAX: Final = 32  # issuers that are being asked at once; 503 above
+TRUST_POLICIES_MAX: Final = 100  # of one organization: all are looked at for each token
+POLICY_CONDITIONS_MAX: Final = 20
+CONDITION_VALUES_MAX: Final = 20  # of one `in`
+CLAIM_NAME_CHARACTERS_MAX: Final = 128
+CLAIM_CHARACTERS_MAX: Final = 512  # of a value that a condition names; a workflow's ref has about 200
+POLICIES_CACHED_MAX: Final = 10_000  # organizations whose policies a process keeps, about 1 KB each policy
+FEDERATION_PARTNERS_MAX: Final = 100  # of one organization
+PARTNER_ORGANIZATIONS_MAX: Final = 100  # that one partner may speak for
+REGISTRATION_TOKEN_SECONDS_MAX: Final = 300  # api.md section 15: what a policy without agent gives
+
 # Rates --------------------------------------------------------------------------------------
 RATE_KEYS_MAX: Final = 100_000  # clients, or sources, whose rate a process remembers, about 200 bytes each; the idle go first
 RATE_RECHECKS_PER_MINUTE: Final = 60  # of a refused client: whether its plan has been raised costs a read

@@ -28,12 +28,21 @@ _RETRY = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "
 
 
 def secured(
-    scope: str, *errors: type[Problem], body: bool = False, otherwise: str | None = None, scope_note: str | None = None, essential: bool = False
+    scope: str,
+    *errors: type[Problem],
+    body: bool = False,
+    otherwise: str | None = None,
+    scope_note: str | None = None,
+    essential: bool = False,
+    once: str | None = None,
+    administrators: bool = False,
 ) -> dict[str, Any]:
     """Keyword arguments of a route that needs a bearer token.
 
     `otherwise` is the scope that is needed where `scope` is not enough: for another agent than the token's. `scope_note` says it in words.
-    `essential`: answered also when the organization has used up its calls of the day, because it is the way to more.
+    `essential`: answered also when the organization has used up its calls of the day, because it is the way to more. `once`: the scope of a
+    token that is good for one such call, and for nothing else. `administrators`: the scope is not enough, the organization's own administrators and
+    the operator only; the action looks at that.
     """
     known = (*ALWAYS, Unauthenticated, Forbidden, TooManyRequests, *(() if essential else (TooManyCalls,)), *errors, *(_WITH_BODY if body else ()))
     extra: dict[str, Any] = {"x-scope": scope, "security": [{"bearer": []}]}
@@ -43,15 +52,19 @@ def secured(
         extra["x-scope-otherwise"] = otherwise
     if scope_note:
         extra["x-scope-note"] = scope_note
+    if administrators:
+        extra["x-administrators"] = True
+    if once:
+        extra["x-scope-once"] = once
     return {"responses": error_responses(known), "openapi_extra": extra}
 
 
-def public(*errors: type[Problem], is_limited: bool = True) -> dict[str, Any]:
-    """Keyword arguments of a route that anybody may call, as often as a source may unless it is not limited."""
+def public(*errors: type[Problem], is_limited: bool = True, body: bool = False, oauth: bool = False) -> dict[str, Any]:
+    """Keyword arguments of a route that anybody may call, as often as a source may unless it is not limited. `oauth`: it refuses in OAuth's shape."""
     extra: dict[str, Any] = {"x-scope": "public", "security": []}
     if is_limited:
         errors, extra["x-rate-limit"] = (TooManyRequests, *errors), "source"
-    return {"responses": error_responses((*ALWAYS, *errors)), "openapi_extra": extra}
+    return {"responses": error_responses((*ALWAYS, *errors, *(_WITH_BODY if body else ())), oauth=oauth), "openapi_extra": extra}
 
 
 def oauth(
@@ -81,8 +94,9 @@ def error_responses(errors: Sequence[type[Problem]], *, oauth: bool = False) -> 
             {"model": OAuthErrorResponse if oauth else ErrorResponse, "description": error.title, "content": {"application/json": {"examples": {}}}},
         )
         value = {"error": error.oauth_error, "error_description": error.title} if oauth else {"code": error.code, "message": error.title}
-        entry["content"]["application/json"]["examples"][error.oauth_error if oauth else error.code] = {"value": value}
-        if error.status in {401, 403}:
+        name = error.oauth_error if oauth and error.oauth_error != "invalid_grant" else error.code
+        entry["content"]["application/json"]["examples"][name] = {"value": value | ({"code": error.code} if oauth and name == error.code else {})}
+        if error.status == Unauthenticated.status or issubclass(error, Forbidden):
             entry["headers"] = _CHALLENGE
         if error.status in {429, 503}:
             entry["headers"] = _RETRY

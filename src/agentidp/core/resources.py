@@ -115,3 +115,4 @@ class OAuthErrorResponse(BaseModel):
 
     error: str = Field(examples=["invalid_request"])
     error_description: str
+    code: str = Field("", description="Which reason, where the error has many: our own code for it.")

@@ -43,7 +43,7 @@ def keyed_hash(key: bytes, text: str) -> bytes:
     return keyed.digest()
 
 
-@functools.lru_cache(4)  # there is one key; setting it up costs as much as the hash
+@functools.lru_cache(4)  # there are two keys; setting one up costs as much as the hash
 def _keyed(key: bytes) -> hmac.HMAC:
     return hmac.new(key, digestmod="sha256")
 

@@ -1,10 +1,10 @@
-"""/agents/{agentId}/credentials: generate, list, rotate, revoke. Secrets are shown once and never listed."""
+"""/agents/{agentId}/credentials: generate a secret or register a public key, list, rotate, revoke. Secrets are shown once and never listed."""
 
 from dataclasses import asdict
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
-from pydantic import Field
+from pydantic import ConfigDict, Field, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,17 +12,20 @@ from agentidp.agents.queries import get_agent
 from agentidp.agents.rules import AgentNotActive, AgentNotFound
 from agentidp.auth.guard import ANY_TOKEN, GuardedRoute, read, write
 from agentidp.auth.instance import instance_of
+from agentidp.auth.jwk import ForeignKey, InvalidKey, parse_public
 from agentidp.core import limits
+from agentidp.core.errors import InvalidFields
 from agentidp.core.http import NO_STORE
 from agentidp.core.operations import secured
-from agentidp.core.resources import InstantIn, InstantOut, Page, PageParameters, RequestBody, Resource, Uuid, WholeNumber
+from agentidp.core.resources import InstantIn, InstantOut, Page, PageParameters, RequestBody, Resource, Uuid, WholeNumber, absent
 from agentidp.credentials import actions, queries
-from agentidp.credentials.rules import CredentialAlreadyRevoked, CredentialNotFound, TooManyCredentials
+from agentidp.credentials.rules import CredentialAlreadyRevoked, CredentialNotFound, KeyAlreadyRegistered, KeyNotRotated, TooManyCredentials
 from agentidp.db.paging import page_request
 
 router = APIRouter(prefix="/api/v1/agents/{agentId}/credentials", tags=["Credentials"], route_class=GuardedRoute)
 
 CredentialStatus = Literal["active", "revoked", "expired"]
+CredentialKind = Literal["secret", "public_key"]  # that can be asked for here
 AgentPath = Annotated[str, Path(alias="agentId", description="The agent's id.")]
 CredentialPath = Annotated[str, Path(alias="credentialId", description="The credential's id.")]
 _NOTE = "Any token of the agent itself; for another agent {scope}."
@@ -34,9 +37,9 @@ class CredentialResource(Resource):
 
     credential_id: Uuid
     client_id: Uuid = Field(description="The agent's id; send it as `client_id`.")
-    kind: Literal["secret"]
+    kind: Literal["secret", "public_key", "policy"] = Field(description="`policy`: it stands for a trust policy.")
     status: CredentialStatus
-    hint: str = Field(description="The public beginning of the secret.")
+    hint: str = Field(description="The public beginning of the secret, the key's thumbprint (RFC 7638), or the policy's id.")
     created_at: InstantOut
     expires_at: InstantOut | None
     revoked_at: InstantOut | None
@@ -49,10 +52,50 @@ class CredentialWithSecret(CredentialResource):
     client_secret: str = Field(description="Store it now; it cannot be shown again.")
 
 
-class CredentialRequest(RequestBody):
-    """What a new credential is to be."""
+def _kind_of_key(kty: str, alg: str, required: dict[str, Any]) -> dict[str, Any]:
+    return {"properties": {"kty": {"const": kty}, "alg": {"const": alg}, **required}, "required": ["kty", *required]}
 
+
+_32_BYTES = {"type": "string", "pattern": "^[A-Za-z0-9_-]{43}$"}
+_JWK_SCHEMA = {
+    "type": "object",
+    "maxProperties": limits.FOREIGN_KEY_MEMBERS_MAX,
+    "properties": {"use": {"const": "sig"}, "key_ops": {"const": ["verify"]}, **dict.fromkeys(("d", "p", "q", "dp", "dq", "qi", "oth", "k"), False)},
+    "oneOf": [
+        _kind_of_key("EC", "ES256", {"crv": {"const": "P-256"}, "x": _32_BYTES, "y": _32_BYTES}),
+        _kind_of_key("RSA", "RS256", {"n": {"type": "string", "pattern": "^[A-Za-z0-9_-]{342,683}$"}, "e": {"const": "AQAB"}}),
+        _kind_of_key("OKP", "Ed25519", {"crv": {"const": "Ed25519"}, "x": _32_BYTES}),
+    ],
+    "examples": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}],
+}
+_KIND_AND_KEY: dict[str, Any] = {
+    "oneOf": [
+        {"properties": {"kind": {"const": "secret"}, "jwk": False}},
+        {"properties": {"kind": {"const": "public_key"}}, "required": ["kind", "jwk"]},
+    ]
+}
+
+
+class CredentialRequest(RequestBody):
+    """What a new credential is to be: a secret that we make, or a public key whose private half never leaves the agent."""
+
+    model_config = ConfigDict(json_schema_extra=_KIND_AND_KEY)
+
+    kind: CredentialKind = "secret"
+    jwk: Annotated[dict[str, Any], Field(max_length=limits.FOREIGN_KEY_MEMBERS_MAX), WithJsonSchema(_JWK_SCHEMA)] = Field(
+        default_factory=absent, description="With kind `public_key`: the key (RFC 7517), for ES256, RS256 (2048 to 4096 bits) or Ed25519. Never a private one."
+    )
     expires_at: InstantIn | None = Field(None, description="In the future; no expiry when absent.")
+
+    @property
+    def key(self) -> ForeignKey | None:
+        """Raises InvalidFields."""
+        if (self.kind == "public_key") != ("jwk" in self.model_fields_set):
+            raise InvalidFields([("jwk", "is needed for a public key" if self.kind == "public_key" else "goes with kind public_key")])
+        try:
+            return parse_public(self.jwk) if self.kind == "public_key" else None
+        except InvalidKey as error:
+            raise InvalidFields([("jwk", str(error))]) from error
 
 
 class RotationRequest(RequestBody):
@@ -77,11 +120,15 @@ def _shown_once(response: Response, created: actions.NewCredential) -> Credentia
     "",
     status_code=201,
     operation_id="generateCredential",
-    **secured(ANY_TOKEN, AgentNotFound, AgentNotActive, TooManyCredentials, body=True, otherwise="agents:write", scope_note=_WRITE),
+    **secured(ANY_TOKEN, AgentNotFound, AgentNotActive, TooManyCredentials, KeyAlreadyRegistered, body=True, otherwise="agents:write", scope_note=_WRITE),
 )
-async def generate(request: Request, response: Response, agent_id: AgentPath, body: CredentialRequest | None = None) -> CredentialWithSecret:
-    """Generate a credential. At most 10 active ones an agent."""
-    expires_at = body.expires_at if body else None
+async def generate(
+    request: Request, response: Response, agent_id: AgentPath, body: CredentialRequest | None = None
+) -> CredentialWithSecret | CredentialResource:
+    """Generate a secret, or register a public key, of which nothing secret is answered. At most 10 active credentials an agent."""
+    expires_at, key = (body.expires_at, body.key) if body else (None, None)
+    if key is not None:
+        return CredentialResource.model_validate(await write(request, actions.register_key, agent_id, key, expires_at))
     return _shown_once(response, await write(request, actions.generate_credential, agent_id, instance_of(request).secret_key, expires_at))
 
 
@@ -106,6 +153,7 @@ async def list_(request: Request, agent_id: AgentPath, parameters: Annotated[Cre
         CredentialAlreadyRevoked,
         AgentNotActive,
         TooManyCredentials,
+        KeyNotRotated,
         body=True,
         otherwise="agents:write",
         scope_note=_WRITE,
@@ -114,7 +162,7 @@ async def list_(request: Request, agent_id: AgentPath, parameters: Annotated[Cre
 async def rotate(
     request: Request, response: Response, agent_id: AgentPath, credential_id: CredentialPath, body: RotationRequest | None = None
 ) -> CredentialWithSecret:
-    """Replace the secret. With `overlapSeconds` both work for a while, so that nothing has to stop."""
+    """Replace the secret; a key is replaced by another credential. With `overlapSeconds` both work for a while, so that nothing has to stop."""
     asked = body.model_dump(exclude_unset=True) if body else {}
     created = await write(request, actions.rotate_credential, agent_id, credential_id, instance_of(request).secret_key, **asked)
     return _shown_once(response, created)

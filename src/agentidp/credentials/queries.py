@@ -38,6 +38,11 @@ def count_active_credentials(tx: Tx, agent_id: str) -> int:
     return tx.connection.scalar(sa.select(sa.func.count()).select_from(_of_agent(tx, agent_id).where(live).subquery())) or 0
 
 
+def has_key(tx: Tx, agent_id: str, thumbprint: str) -> bool:
+    """Whether the key is one of the agent's that are not revoked."""
+    return tx.one(_of_agent(tx, agent_id).where(credentials.c.hint == thumbprint, credentials.c.revoked_at.is_(None))) is not None
+
+
 def to_credential(row: sa.Row[Any], agent_status: str, now: int) -> Credential:
     status = credential_status(revoked_at=row.revoked_at, expires_at=row.expires_at, agent_status=agent_status, now=now)
     return Credential(row.credential_id, row.agent_id, row.kind, status, row.hint, row.created_at, row.expires_at, row.revoked_at, row.last_used_at)

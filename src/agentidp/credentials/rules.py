@@ -33,6 +33,16 @@ class TooManyCredentials(Conflict):
     title = "The agent has as many active credentials as it may have; revoke one first."
 
 
+class KeyAlreadyRegistered(Conflict):
+    title = "The agent has this key already; a second credential with it would keep it alive when the first is revoked."
+
+
+class KeyNotRotated(Conflict):
+    title = (
+        "Only a secret is rotated. A key is replaced by another credential: generate one for the new key, and revoke this one when nobody uses it any longer."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
     """Instants are milliseconds. `status` is derived: a decommissioned agent's credentials are revoked."""
@@ -110,12 +120,12 @@ def require_may_manage(caller: Caller, agent_id: str, agent_scopes: frozenset[st
 
     Otherwise whoever may write agents could take the identity of a more powerful one. Raises Forbidden.
     """
-    if caller.agent_id == agent_id:
+    if caller.agent_id == agent_id and not caller.is_delegated:
         return
     denied = AuditEntry("access.denied", "failure", "agent", agent_id, metadata={"requiredScope": scope})
     if scope not in caller.scopes:
         raise Forbidden(f"Managing another agent's credentials needs a token with scope {scope}.", scope=scope, audit=[denied])
-    if scope == "agents:write" and OPERATOR_SCOPE not in caller.scopes and agent_scopes - caller.scopes:
+    if scope.endswith(":write") and OPERATOR_SCOPE not in caller.scopes and agent_scopes - caller.scopes:
         needed = " ".join(sorted({scope, *agent_scopes}))
         raise Forbidden("The agent may do more than your token may, so you cannot make credentials for it.", scope=needed, audit=[denied])
 
@@ -125,7 +135,7 @@ def require_administrator(caller: Caller, agent_id: str, *, is_one: bool) -> Non
 
     Raises Forbidden.
     """
-    if not is_one and OPERATOR_SCOPE not in caller.scopes:
+    if (caller.is_delegated or not is_one) and OPERATOR_SCOPE not in caller.scopes:
         denied = AuditEntry("access.denied", "failure", "agent", agent_id, metadata={"requiredScope": OPERATOR_SCOPE})
         detail = "The agent administers the organization; only it, another administrator or the operator may manage its credentials."
         raise Forbidden(detail, scope=OPERATOR_SCOPE, audit=[denied])

@@ -131,14 +131,15 @@ organization_members = sa.Table(
     sa.ForeignKeyConstraint(["organization_id", "agent_id"], ["agents.organization_id", "agents.agent_id"]),
 )
 
-# owner: credentials. What an agent proves itself with; the secret itself lives in `credential_secrets`.
+# owner: credentials. What an agent proves itself with; the secret itself lives in `credential_secrets`, the public key in `credential_keys`, a policy in
+# `trust_policies`.
 credentials = sa.Table(
     "credentials",
     metadata,
     _organization_key(),
     sa.Column("credential_id", Id, primary_key=True),
     sa.Column("agent_id", Id, nullable=False),
-    sa.Column("kind", sa.String(16), sa.CheckConstraint("kind IN ('secret')", name="kind"), nullable=False),
+    sa.Column("kind", sa.String(16), sa.CheckConstraint("kind IN ('secret', 'public_key', 'policy')", name="kind"), nullable=False),
     sa.Column("hint", sa.String(64), nullable=False),
     sa.Column("expires_at", Instant),
     sa.Column("revoked_at", Instant),
@@ -163,6 +164,43 @@ credential_secrets = sa.Table(
     sa.Index("ix_credential_secrets_credential", "organization_id", "credential_id"),
 )
 
+# owner: credentials. The directory by which a client's keys are found without knowing its organization.
+credential_keys = sa.Table(
+    "credential_keys",
+    metadata,
+    sa.Column("agent_id", Id, primary_key=True),
+    sa.Column("credential_id", Id, primary_key=True),
+    sa.Column("organization_id", Id, nullable=False),
+    sa.Column("public_jwk", Json, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.ForeignKeyConstraint(["organization_id", "credential_id"], ["credentials.organization_id", "credentials.credential_id"]),
+    sa.Index("ix_credential_keys_credential", "organization_id", "credential_id"),
+)
+
+# owner: policies. Whose tokens of other issuers are good for what. `credential_id` stands for the policy where it leads to an agent: revoked with it, so that its
+# tokens die, and raised in revision whenever the organization's policies change, so that nobody decides on old ones. The repository's numbers are recorded at
+# first use. Without an agent, its tokens register one.
+trust_policies = sa.Table(
+    "trust_policies",
+    metadata,
+    _organization_key(),
+    sa.Column("policy_id", Id, primary_key=True),
+    sa.Column("provider", sa.String(16), sa.CheckConstraint("provider IN ('github', 'gitlab', 'kubernetes', 'oidc')", name="provider"), nullable=False),
+    sa.Column("issuer", sa.Text, nullable=False),
+    sa.Column("audience", sa.Text, nullable=False),
+    sa.Column("repository", sa.String(256)),
+    sa.Column("branch", sa.String(256)),
+    sa.Column("conditions", Json, nullable=False),
+    sa.Column("agent_id", Id),
+    sa.Column("scopes", sa.Text),
+    sa.Column("repository_id", sa.String(20)),
+    sa.Column("repository_owner_id", sa.String(20)),
+    sa.Column("credential_id", Id),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+    sa.ForeignKeyConstraint(["organization_id", "credential_id"], ["credentials.organization_id", "credentials.credential_id"]),
+)
+
 # owner: tokens. Single tokens revoked before they expired; swept after that.
 revoked_tokens = sa.Table(
     "revoked_tokens",
@@ -182,6 +220,17 @@ credential_uses = sa.Table(
     sa.Column("organization_id", Id, primary_key=True),
     sa.Column("credential_id", Id, primary_key=True),
     sa.Column("last_used_at", Instant, nullable=False),
+)
+
+# owner: ledger. Values from outside that were used and may not be used again, by kind and digest: see `ledger.one_time`. Swept some time after they expire.
+one_time_values = sa.Table(
+    "one_time_values",
+    metadata,
+    sa.Column("organization_id", Id, primary_key=True),
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("expires_at", Instant, nullable=False),
+    sa.Index("ix_one_time_values_expires_at", "expires_at"),
 )
 
 # owner: ledger. How much an organization used on a UTC day (days since the epoch); updated once per batch.
@@ -305,6 +354,23 @@ follower_leases = sa.Table(
     sa.Column("follower", sa.String(16), primary_key=True),
     sa.Column("holder", Id, nullable=False),
     sa.Column("until", Instant, nullable=False),
+)
+
+# owner: federation. Other issuers whose tokens an organization wants to check; what has expired says so by `expires_at`, not by `status`.
+federation_partners = sa.Table(
+    "federation_partners",
+    metadata,
+    _organization_key(),
+    sa.Column("partner_id", Id, primary_key=True),
+    sa.Column("name", sa.String(100), nullable=False),
+    sa.Column("issuer", sa.Text, nullable=False),
+    sa.Column("jwks_uri", sa.Text, nullable=False),
+    sa.Column("allowed_organizations", Json, nullable=False),
+    sa.Column("status", sa.String(16), sa.CheckConstraint("status IN ('active', 'suspended')", name="status"), nullable=False),
+    sa.Column("expires_at", Instant),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("updated_at", Instant, nullable=False),
+    sa.UniqueConstraint("organization_id", "issuer"),
 )
 
 # owner: billing. Who an organization is at Stripe, and what it has paid for as far as the newest look there told; `plan_tier` is what that look granted.

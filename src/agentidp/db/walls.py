@@ -33,7 +33,9 @@ _TENANT_RIGHTS = {
     "organizations": "SELECT, INSERT, UPDATE",
     "agents": "SELECT, INSERT, UPDATE",
     "credentials": "SELECT, INSERT, UPDATE",
+    "credential_keys": "SELECT, INSERT",
     "credential_uses": "SELECT",
+    "one_time_values": "SELECT, INSERT",
     "usage_counters": "SELECT, INSERT, UPDATE",
     "agent_activity": "SELECT",
     "hourly_tokens": "SELECT",
@@ -41,7 +43,7 @@ _TENANT_RIGHTS = {
     "audit_heads": "SELECT, UPDATE (checkpoint_size, checkpoint_at)",
     "audit_checkpoints": "SELECT, INSERT",
     "audit_followers": "SELECT, INSERT, DELETE",
-    "instance": "SELECT (operator_organization_id)",
+    "instance": "SELECT (operator_organization_id, tokens_not_before)",
 }
 _SYSTEM_RIGHTS = {
     "audit_events": "SELECT, INSERT, DELETE, UPDATE (seq, previous_hash, hash)",  # history is sealed, and forgotten when it is old; never rewritten

@@ -4,6 +4,7 @@ A decision is made on a `Snapshot`, which may be out of date. The batch reads th
 entry whose snapshot is stale is refused, so a cache never outlives a revocation, on any number of processes.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -15,6 +16,7 @@ from agentidp.core.caller import Origin
 DAY_MS = 24 * 3600 * 1000
 Revisions = tuple[int, int, int]  # organization, agent, credential
 Counter = tuple[str, int, str]  # organization id, UTC day number, meter
+Claim = tuple[str, str, str]  # organization id, kind and digest of a one-time value
 
 
 @dataclass(slots=True)
@@ -57,6 +59,14 @@ class SecretSnapshot:
     credential: Snapshot
 
 
+@dataclass(slots=True)
+class ClientKeys:
+    """The public keys that a client has registered and not revoked, each as a JWK with the credential that it belongs to; the newest first."""
+
+    client_id: str
+    keys: tuple[tuple[Mapping[str, str], Snapshot], ...]
+
+
 class Verdict(Enum):
     """What became of an entry."""
 
@@ -64,6 +74,7 @@ class Verdict(Enum):
     STALE = auto()  # read again, decide again
     DEAD = auto()  # the token was revoked, its key withdrawn, or it is older than a restored backup allows
     OVER_LIMIT = auto()  # the day's quota is used up
+    REPLAYED = auto()  # one of its one-time values has been used before
 
 
 class Event(msgspec.Struct):
@@ -79,6 +90,20 @@ class Event(msgspec.Struct):
     outcome: str = "success"
 
 
+class OneTime(msgspec.Struct, frozen=True):
+    """A value from outside that may be used once in its organization. Instants are milliseconds."""
+
+    kind: str
+    digest: str
+    issued_at: int  # it cannot have been used before
+    expires_at: int  # from then on nobody takes it
+
+    @classmethod
+    def of(cls, kind: str, *parts: str, issued_at: int, expires_at: int) -> "OneTime":
+        """`parts` say which one it is: whoever made the value unique, and the value. No other parts have that digest."""
+        return cls(kind, hashlib.sha256(msgspec.json.encode(parts)).hexdigest(), issued_at, expires_at)
+
+
 class Entry(msgspec.Struct):
     """Something that was decided on a snapshot: what it counts and records once the commit has confirmed the snapshot."""
 
@@ -90,6 +115,8 @@ class Entry(msgspec.Struct):
     key_id: str | None = None  # must not be withdrawn
     used: bool = False  # stamp the credential's last use
     essential: bool = False  # counted as any other, but not refused when the day's limit is reached
+    once: tuple[OneTime, ...] = ()  # what it uses up
+    replayed: str = ""  # the kind of the one of them that was used before, when that is the verdict
     verdict: Verdict = Verdict.RECORDED
 
 
@@ -114,6 +141,39 @@ def judge(batch: Sequence[Entry], facts: Facts) -> None:
             entry.verdict = Verdict.DEAD
         else:
             entry.verdict = Verdict.RECORDED
+            for value in entry.once:
+                if value.issued_at < facts.tokens_not_before:  # the restored database may not know that it was used
+                    entry.verdict, entry.replayed = Verdict.REPLAYED, value.kind
+
+
+def claims(batch: Iterable[Entry]) -> list[tuple[Claim, int]]:
+    """The one-time values of the recorded entries, with their expiry, in the order in which they are claimed."""
+    found: dict[Claim, int] = {}
+    for entry in batch:
+        if entry.once and entry.verdict is Verdict.RECORDED:
+            for claim, value in zip(_claims_of(entry), entry.once, strict=True):
+                found[claim] = max(found.get(claim, 0), value.expires_at)
+    return sorted(found.items())
+
+
+def refuse_replayed(batch: Iterable[Entry], free: set[Claim]) -> None:
+    """Refuse the entries of which a value was not among the free ones, or is taken by an earlier entry."""
+    for entry in batch:
+        if entry.once and entry.verdict is Verdict.RECORDED:
+            wanted = set(_claims_of(entry))
+            if used := wanted - free:
+                entry.verdict, entry.replayed = Verdict.REPLAYED, min(used)[1]
+            else:
+                free -= wanted
+
+
+def unused(batch: Iterable[Entry]) -> list[Claim]:
+    """What was claimed for entries that the day's limit refused: it may be used another time."""
+    return [claim for entry in batch if entry.once and entry.verdict is Verdict.OVER_LIMIT for claim in _claims_of(entry)]
+
+
+def _claims_of(entry: Entry) -> list[Claim]:
+    return [(entry.snapshot.organization_id, value.kind, value.digest) for value in entry.once]
 
 
 def counters(batch: Iterable[Entry], now: int) -> dict[Counter, list[Entry]]:

@@ -6,10 +6,10 @@ from typing import TypeVar
 from agentidp.core.errors import Problem, Unavailable
 from agentidp.core.plans import Plans
 from agentidp.db.unit import Database
-from agentidp.ledger.entries import Entry, SecretSnapshot, Snapshot, Verdict
+from agentidp.ledger.entries import ClientKeys, Entry, SecretSnapshot, Snapshot, Verdict
 from agentidp.ledger.snapshots import Snapshots
 
-S = TypeVar("S", Snapshot, SecretSnapshot)
+S = TypeVar("S", bound=Snapshot | SecretSnapshot | ClientKeys)
 D = TypeVar("D")
 T = TypeVar("T")
 

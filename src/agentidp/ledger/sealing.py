@@ -55,6 +55,7 @@ FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6
 WHERE h.organization_id = new.organization_id AND h.fence = new.old_fence AND h.size = new.old_size RETURNING CAST(h.organization_id AS text)
 """,
 }
+_ISSUED = frozenset({"token.issued", "token.exchanged"})  # what analytics count as a token of an agent
 _NEW_HEAD = {"start_size": 0, "size": 0, "head_hash": FIRST_PREVIOUS_HASH, "fence": 0, "lease_until": 0, "checkpoint_size": 0, "checkpoint_at": 0}
 
 
@@ -156,7 +157,7 @@ def _link(organization_id: str, rows: Sequence[Any]) -> Links:
         )
         event.hash = head = event_hash(event)
         events.append(event)
-    issued = [(organization_id, row[2], row.timestamp) for row in rows if row.action == "token.issued" and row[2] is not None]
+    issued = [(organization_id, row[2], row.timestamp) for row in rows if row.action in _ISSUED and row[2] is not None]
     return Links(organization_id, fence, size, events, issued)
 
 

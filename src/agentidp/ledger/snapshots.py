@@ -7,9 +7,9 @@ import sqlalchemy as sa
 from agentidp.core import limits
 from agentidp.core.caller import SYSTEM, Caller
 from agentidp.core.plans import Plans, limit_of
-from agentidp.db.schema import agents, credential_secrets, credentials, organizations
+from agentidp.db.schema import agents, credential_keys, credential_secrets, credentials, organizations
 from agentidp.db.unit import Database, Tx
-from agentidp.ledger.entries import SecretSnapshot, Snapshot
+from agentidp.ledger.entries import ClientKeys, SecretSnapshot, Snapshot
 
 _COLUMNS = (
     credentials.c.organization_id,
@@ -34,11 +34,12 @@ _TABLES = credentials.join(agents, sa.and_(agents.c.organization_id == credentia
 
 
 class Snapshots:
-    """The snapshots that this process has read, by credential key and by credential id; the oldest go when there are too many."""
+    """The snapshots that this process has read, by credential key, by client and by credential id; the oldest go when there are too many."""
 
     def __init__(self, database: Database, plans: Plans) -> None:
         self._database, self._plans = database, plans
         self._by_key: dict[str, SecretSnapshot] = {}
+        self._by_client: dict[str, ClientKeys] = {}
         self._by_id: dict[tuple[str, str], Snapshot] = {}
 
     async def find_secret(self, credential_key: str) -> SecretSnapshot | None:
@@ -50,6 +51,15 @@ class Snapshots:
                 _keep(self._by_key, credential_key, found)
         return found
 
+    async def find_keys(self, client_id: str) -> ClientKeys | None:
+        """The same; None also for a client without keys."""
+        found = self._by_client.get(client_id)
+        if found is None:
+            found = await self._database.read(read_client_keys, SYSTEM, client_id, self._plans)
+            if found is not None:
+                _keep(self._by_client, client_id, found)
+        return found
+
     async def find(self, organization_id: str, credential_id: str) -> Snapshot | None:
         found = self._by_id.get((organization_id, credential_id))
         if found is None:
@@ -58,16 +68,18 @@ class Snapshots:
                 _keep(self._by_id, (organization_id, credential_id), found)
         return found
 
-    def forget(self, found: Snapshot | SecretSnapshot) -> None:
+    def forget(self, found: Snapshot | SecretSnapshot | ClientKeys) -> None:
         """Call it when what was found may be stale. The same credential under another key is found out by its own commit."""
         if isinstance(found, SecretSnapshot):
             self._by_key.pop(found.credential_key, None)
+        elif isinstance(found, ClientKeys):
+            self._by_client.pop(found.client_id, None)
         else:
             self._by_id.pop((found.organization_id, found.credential_id), None)
 
 
 def read_secret_snapshot(tx: Tx, credential_key: str, plans: Plans) -> SecretSnapshot | None:
-    """The one query that looks across organizations: a credential key belongs to exactly one."""
+    """Looks across organizations: a credential key belongs to exactly one."""
     secret = credential_secrets
     query = (
         sa.select(secret.c.secret_hash, secret.c.valid_until, *_COLUMNS)
@@ -78,6 +90,21 @@ def read_secret_snapshot(tx: Tx, credential_key: str, plans: Plans) -> SecretSna
     )
     row = tx.one(query)
     return None if row is None else SecretSnapshot(credential_key, row.secret_hash, row.valid_until, _from_row(row, plans))
+
+
+def read_client_keys(tx: Tx, client_id: str, plans: Plans) -> ClientKeys | None:
+    """Looks across organizations, too: an agent belongs to exactly one."""
+    key = credential_keys
+    query = (
+        sa.select(key.c.public_jwk, *_COLUMNS)
+        .select_from(_TABLES.join(key, sa.and_(key.c.organization_id == credentials.c.organization_id, key.c.credential_id == credentials.c.credential_id)))
+        .where(key.c.agent_id == client_id, credentials.c.revoked_at.is_(None))
+        .where(sa.or_(credentials.c.expires_at.is_(None), credentials.c.expires_at > tx.now))
+        .order_by(key.c.credential_id.desc())
+        .limit(limits.ACTIVE_CREDENTIALS_PER_AGENT_MAX)
+    )
+    rows = tx.all(query)
+    return ClientKeys(client_id, tuple((row.public_jwk, _from_row(row, plans)) for row in rows)) if rows else None
 
 
 def read_snapshot(tx: Tx, organization_id: str, credential_id: str, plans: Plans) -> Snapshot | None:

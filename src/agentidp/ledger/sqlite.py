@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from agentidp.ledger.activity import ADD_TO_AGENTS, calls, json_rows
-from agentidp.ledger.entries import Entry, Facts, Verdict, counters, events, judge, refuse_over_limit
+from agentidp.ledger.entries import Entry, Facts, Verdict, claims, counters, events, judge, refuse_over_limit, refuse_replayed, unused
 
 _REVISIONS = """
 SELECT json_group_array(json_array(c.credential_id, o.revision, a.revision, c.revision))
@@ -23,6 +23,12 @@ _WITHDRAWN = """
 SELECT key_id, NULL FROM signing_keys WHERE published_until <= ?
 UNION ALL SELECT NULL, tokens_not_before FROM instance WHERE tokens_not_before IS NOT NULL
 """  # keys, and the floor: one statement, because each costs a change of the interpreter lock
+_CLAIM = """
+INSERT INTO one_time_values (organization_id, kind, digest, expires_at)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?) WHERE true
+ON CONFLICT DO NOTHING RETURNING organization_id, kind, digest
+"""
+_GIVE_BACK = "DELETE FROM one_time_values WHERE organization_id = ? AND kind = ? AND digest = ?"
 _COUNT = """
 INSERT INTO usage_counters (organization_id, day, meter, count) VALUES (?, ?, ?, ?)
 ON CONFLICT (organization_id, day, meter) DO UPDATE SET count = count + excluded.count RETURNING count
@@ -40,13 +46,16 @@ _ROWS_MAX = 256  # rows of one statement: 3,072 variables, well below any limit 
 
 
 def write_batch(connection: sqlite3.Connection, now: int, batch: Sequence[Entry]) -> None:
-    """Re-validate, count, record: sets the verdict of every entry. Raises sqlite3.Error, and then nothing of it happened."""
+    """Re-validate, claim, count, record: sets the verdict of every entry. Raises sqlite3.Error, and then nothing of it happened."""
     judge(batch, _facts(connection, now, batch))
+    if claimed := claims(batch):
+        refuse_replayed(batch, set(connection.execute(_CLAIM, (json_rows([(*claim, expires_at) for claim, expires_at in claimed]),))))
     by_counter = counters(batch, now)
     for counter, counted in by_counter.items():
         total = connection.execute(_COUNT, (*counter, len(counted))).fetchone()[0]
         if over := refuse_over_limit(counted, total):
             connection.execute(_COUNT, (*counter, -over)).fetchone()
+            connection.executemany(_GIVE_BACK, unused(counted))
     _record(connection, now, batch)
     if called := calls(by_counter, now):
         connection.execute(ADD_TO_AGENTS["sqlite"], (json_rows(called),))
@@ -79,7 +88,7 @@ def _facts(connection: sqlite3.Connection, now: int, batch: Sequence[Entry]) -> 
     tokens = {(entry.snapshot.organization_id, entry.token_id) for entry in batch if entry.token_id is not None}
     rows = msgspec.json.decode(connection.execute(_REVISIONS, (msgspec.json.encode(list(wanted)).decode(),)).fetchone()[0])
     revoked = connection.execute(_REVOKED, (msgspec.json.encode(list(tokens)).decode(),)).fetchall() if tokens else []
-    withdrawn = connection.execute(_WITHDRAWN, (now,)).fetchall() if tokens else []
+    withdrawn = connection.execute(_WITHDRAWN, (now,)).fetchall() if tokens or any(entry.once for entry in batch) else []
     return Facts(
         {credential_id: (organization, agent, credential) for credential_id, organization, agent, credential in rows},
         frozenset(row[0] for row in revoked),

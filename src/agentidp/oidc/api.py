@@ -14,6 +14,7 @@ from starlette.responses import Response
 from agentidp.agents.queries import get_agent
 from agentidp.auth.guard import GuardedRoute, OAuthRoute, caller_of, read
 from agentidp.auth.instance import Instance, instance_of
+from agentidp.auth.jws import ALGORITHMS
 from agentidp.auth.scopes import SCOPES
 from agentidp.core import limits
 from agentidp.core.http import JsonResponse
@@ -24,7 +25,7 @@ from agentidp.tokens.grants import GRANTS
 router = APIRouter(tags=["OpenID Connect"], route_class=GuardedRoute)
 oauth_router = APIRouter(tags=["OpenID Connect"], route_class=OAuthRoute)
 
-_CLIENT_METHODS = ["client_secret_basic", "client_secret_post"]
+_CLIENT_METHODS = ["client_secret_basic", "client_secret_post", "private_key_jwt"]
 _CACHEABLE = public(is_limited=False)  # many verifiers may share an address, and without the keys they refuse what is right
 _CACHEABLE["responses"] |= {304: {"description": "Unchanged since the answer with the ETag of `If-None-Match`."}}
 
@@ -56,10 +57,14 @@ class AuthorizationServerMetadata(BaseModel):
     response_types_supported: list[str]
     grant_types_supported: list[str]
     token_endpoint_auth_methods_supported: list[str]
+    token_endpoint_auth_signing_alg_values_supported: list[str]
     introspection_endpoint: str
     introspection_endpoint_auth_methods_supported: list[str]
+    introspection_endpoint_auth_signing_alg_values_supported: list[str]
     revocation_endpoint: str
     revocation_endpoint_auth_methods_supported: list[str]
+    revocation_endpoint_auth_signing_alg_values_supported: list[str]
+    dpop_signing_alg_values_supported: list[str]
     service_documentation: str
 
 
@@ -81,6 +86,7 @@ class ProtectedResourceMetadata(BaseModel):
     jwks_uri: str
     scopes_supported: list[str]
     bearer_methods_supported: list[str]
+    dpop_signing_alg_values_supported: list[str]
 
 
 class AgentInfo(BaseModel):
@@ -133,6 +139,7 @@ async def protected_resource(request: Request) -> Response:
         "jwks_uri": f"{issuer}/.well-known/jwks.json",
         "scopes_supported": list(SCOPES),
         "bearer_methods_supported": ["header"],
+        "dpop_signing_alg_values_supported": ALGORITHMS,
     }
     return _document(request, document)
 
@@ -164,10 +171,14 @@ def authorization_server_metadata(instance: Instance) -> dict[str, Any]:
         "response_types_supported": [],
         "grant_types_supported": sorted(GRANTS),
         "token_endpoint_auth_methods_supported": _CLIENT_METHODS,
+        "token_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
         "introspection_endpoint": f"{api}/token/introspect",
         "introspection_endpoint_auth_methods_supported": [*_CLIENT_METHODS, "bearer"],
+        "introspection_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
         "revocation_endpoint": f"{api}/token/revoke",
         "revocation_endpoint_auth_methods_supported": [*_CLIENT_METHODS, "bearer"],
+        "revocation_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
+        "dpop_signing_alg_values_supported": ALGORITHMS,
         "service_documentation": f"{issuer}/docs",
     }
 

@@ -13,7 +13,7 @@ from agentidp.organizations.rules import Member, Organization, OrganizationNotFo
 def get_organization(tx: Tx) -> Organization:
     """The organization of the unit of work. Raises OrganizationNotFound, Forbidden."""
     row = _row(tx, lock=False)
-    require_administrator(tx.caller, find_role(tx, tx.caller.agent_id))
+    require_administrator(tx.caller, find_own_role(tx))
     return to_organization(row)
 
 
@@ -23,7 +23,7 @@ def lock_organization(tx: Tx) -> sa.Row[Any]:
     Who may act is looked up once the row is held, so that of two administrators who remove each other one comes too late.
     """
     row = _row(tx, lock=True)
-    require_administrator(tx.caller, find_role(tx, tx.caller.agent_id))
+    require_administrator(tx.caller, find_own_role(tx))
     return row
 
 
@@ -45,6 +45,11 @@ def find_role(tx: Tx, agent_id: str | None) -> str | None:
     """The agent's role in the organization of the unit of work; a decommissioned agent has none any more."""
     row = tx.one(_members(tx).where(organization_members.c.agent_id == agent_id))
     return row.role if row else None
+
+
+def find_own_role(tx: Tx) -> str | None:
+    """The caller's, which it does not lend to those who act for it."""
+    return None if tx.caller.is_delegated else find_role(tx, tx.caller.agent_id)
 
 
 def count_other_administrators(tx: Tx, agent_id: str) -> int:

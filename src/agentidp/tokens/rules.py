@@ -17,7 +17,7 @@ _URI = re.compile(RESOURCE_PATTERN.strip("^$"), re.ASCII)
 
 
 class InvalidClient(Problem):
-    """One answer for an unknown id, a wrong, an expired and a revoked secret."""
+    """One answer for an unknown id, a wrong, an expired and a revoked secret, and for whatever is wrong with an assertion."""
 
     status, code, oauth_error = 401, "UNAUTHORIZED", "invalid_client"
     title = "Client authentication failed."
@@ -64,6 +64,14 @@ class IssuedToken(msgspec.Struct, frozen=True):
     audience: tuple[str, ...]
     issued_at: int
     expires_at: int
+    key_thumbprint: str | None = None  # the key that it is bound to
+    actor: Mapping[str, Any] | None = None  # who acts for the agent, as the claim `act`
+    rests_on: tuple[Mapping[str, Any], ...] = ()  # tokens that must be good for this one to be
+    policy_id: str | None = None  # by which trust policy a workload acts for the agent
+
+    @property
+    def token_type(self) -> str:
+        return "Bearer" if self.key_thumbprint is None else "DPoP"
 
 
 def requested_scope(form: Mapping[str, Sequence[str]]) -> str | None:
@@ -76,10 +84,15 @@ def requested_scope(form: Mapping[str, Sequence[str]]) -> str | None:
 
 def requested_audience(form: Mapping[str, Sequence[str]], default: str) -> tuple[str, ...]:
     """The `resource` parameters in canonical form (RFC 8707 section 2), else the default. Raises InvalidTarget."""
+    return (optional_audience(form) if "resource" in form else ()) or (default,)
+
+
+def optional_audience(form: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """The same, empty when nothing is asked for. Raises InvalidTarget."""
     resources = form.get("resource", ())
     if len(resources) > limits.RESOURCES_MAX:
         raise InvalidTarget(f"At most {limits.RESOURCES_MAX} resources.")
-    return tuple(dict.fromkeys(_canonical(resource) for resource in resources)) or (default,)
+    return tuple(dict.fromkeys(_canonical(resource) for resource in resources if resource))
 
 
 def _canonical(resource: str) -> str:
@@ -103,8 +116,8 @@ def expiry(now_seconds: int, lifetime_seconds: int, bound_ms: int | None) -> int
 
 
 def access_token_claims(token: IssuedToken, issuer: str) -> dict[str, Any]:
-    """RFC 9068 section 2.2; `aud` is a string when there is one audience."""
-    return {
+    """RFC 9068 section 2.2; `aud` is a string when there is one audience. `cnf`: RFC 9449 section 6.1. `act`: RFC 8693 section 4.1."""
+    claims: dict[str, Any] = {
         "iss": issuer,
         "sub": token.agent_id,
         "aud": token.audience[0] if len(token.audience) == 1 else list(token.audience),
@@ -117,6 +130,15 @@ def access_token_claims(token: IssuedToken, issuer: str) -> dict[str, Any]:
         "credential_id": token.credential_id,
         "epoch": token.epoch,
     }
+    if token.key_thumbprint is not None:
+        claims["cnf"] = {"jkt": token.key_thumbprint}
+    if token.rests_on:
+        claims["rests_on"] = token.rests_on
+    if token.actor is not None:
+        claims["act"] = token.actor
+    if token.policy_id is not None:
+        claims["policy_id"] = token.policy_id
+    return claims
 
 
 def id_token_claims(token: IssuedToken, issuer: str, access_token_hash: str) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """One file per grant: its name and its handler."""
 
-from agentidp.tokens.grants import client_credentials
+from agentidp.tokens.grants import client_credentials, jwt_bearer, token_exchange
 
-GRANTS = {client_credentials.GRANT_TYPE: client_credentials.handle}
+GRANTS = {grant.GRANT_TYPE: grant.handle for grant in (client_credentials, jwt_bearer, token_exchange)}

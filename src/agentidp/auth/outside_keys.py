@@ -1,0 +1,174 @@
+"""The public keys of other issuers: found by discovery or where a partner has them, kept as HTTP says, never longer than a bound, and only for the issuer that published them.
+
+OpenID Connect Discovery section 4, RFC 7517. An issuer that cannot be reached is trusted on what it said last, for a while; then nobody can tell, and the answer is
+503. What a document or a key may not be is ignored, so that one bad key does not take the good ones with it.
+"""
+
+import asyncio
+import functools
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from agentidp.auth.jwk import InvalidKey, parse_public
+from agentidp.auth.jws import PublicKey
+from agentidp.core import limits
+from agentidp.core.clock import Clock
+from agentidp.core.errors import Unavailable
+from agentidp.core.outgoing import Answer, Blocked, Outgoing, Unreachable
+from agentidp.core.strict_json import NotStrictJson, parse
+
+_MAX_AGE = re.compile(r"max-age=\"?([0-9]{1,9})\"?", re.IGNORECASE | re.ASCII)
+
+
+class IssuerUnreachable(Unavailable):
+    title = "The issuer of the token cannot be asked for its keys right now; nothing was done. Please try again."
+
+
+class NotAKeySet(Exception):
+    """What the issuer answered is not what it should be."""
+
+
+class _Source(NamedTuple):
+    """Whose keys, and where they are: without `jwks_uri` where the issuer's discovery document says. What one source has published is never another's."""
+
+    issuer: str
+    jwks_uri: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideKey:
+    """`algorithm` is the only one that it verifies."""
+
+    algorithm: str
+    key: PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class _KeySet:
+    """What one source published. Instants are milliseconds."""
+
+    keys: Mapping[str, OutsideKey]
+    loaded_at: int
+    fresh_until: int
+    tried_at: int  # when it was asked the last time, in vain or not
+
+
+class OutsideKeys:
+    """The key sets that this process knows, by source. Belongs to one event loop; many who want the same keys wait for one fetch."""
+
+    def __init__(self, outgoing: Outgoing, clock: Clock, issuers_max: int = limits.OUTSIDE_ISSUERS_MAX) -> None:
+        self._outgoing, self._clock, self._issuers_max = outgoing, clock, issuers_max
+        self._known: dict[_Source, _KeySet] = {}
+        self._failed_at: dict[_Source, int] = {}
+        self._loading: dict[_Source, asyncio.Task[_KeySet | None]] = {}
+
+    async def find(self, issuer: str, key_id: object, *, jwks_uri: str | None = None) -> OutsideKey | None:
+        """The issuer's key of that id; an unknown one makes it be asked again, at most once a minute. Raises IssuerUnreachable."""
+        source = _Source(issuer, jwks_uri)
+        known, now = self._known.get(source), self._clock()
+        if known is None or not known.loaded_at <= now < known.fresh_until:
+            known = await self._refreshed(source, known, now)
+        key = known.keys.get(key_id) if isinstance(key_id, str) else None
+        if key is None and not 0 <= now - known.tried_at < limits.OUTSIDE_UNKNOWN_KEY_SECONDS * 1000:
+            known = await self._load(source) or known
+            key = known.keys.get(key_id) if isinstance(key_id, str) else None
+        return key
+
+    async def require(self, issuer: str, jwks_uri: str) -> None:
+        """Ask now, whatever is known already. Raises Blocked, Unreachable, NotAKeySet; the last also for a set without a key that could verify anything."""
+        if not (await self._ask(_Source(issuer, jwks_uri), self._clock())).keys:
+            raise NotAKeySet
+
+    async def _refreshed(self, source: _Source, known: _KeySet | None, now: int) -> _KeySet:
+        failed_at = self._failed_at.get(source)
+        found = None
+        if failed_at is None or not 0 <= now - failed_at < limits.OUTSIDE_KEYS_RETRY_SECONDS * 1000:
+            found = await self._load(source)
+        if found is not None:
+            return found
+        known = self._known.get(source)
+        if known is None or not 0 <= now - known.loaded_at < limits.OUTSIDE_KEYS_STALE_SECONDS_MAX * 1000:
+            raise IssuerUnreachable
+        return known
+
+    async def _load(self, source: _Source) -> _KeySet | None:
+        """What the issuer says now, None when that cannot be had. Whoever gives up waiting does not stop it for the others."""
+        loading = self._loading.get(source)
+        if loading is None:
+            if len(self._loading) >= limits.OUTSIDE_LOADS_MAX:
+                return None
+            loading = self._loading[source] = asyncio.create_task(self._fetch(source))
+            loading.add_done_callback(functools.partial(self._loaded, source))
+        return await asyncio.shield(loading)
+
+    def _loaded(self, source: _Source, _: "asyncio.Task[_KeySet | None]") -> None:
+        del self._loading[source]
+
+    async def _fetch(self, source: _Source) -> _KeySet | None:
+        now = self._clock()
+        try:
+            return await self._ask(source, now)
+        except (Blocked, Unreachable, NotAKeySet):
+            self._keep(self._failed_at, source, now)
+            if source in self._known:
+                self._known[source] = replace(self._known[source], tried_at=now)
+            return None
+
+    async def _ask(self, source: _Source, now: int) -> _KeySet:
+        """Raises Blocked, Unreachable, NotAKeySet."""
+        address: object = source.jwks_uri
+        if address is None:
+            document, _ = await self._document(f"{source.issuer.removesuffix('/')}/.well-known/openid-configuration")
+            address = document.get("jwks_uri") if document.get("issuer") == source.issuer else None
+        if not isinstance(address, str):
+            raise NotAKeySet
+        answered, answer = await self._document(address)
+        found = _KeySet(_usable_keys(answered), now, now + _fresh_seconds(answer) * 1000, now)
+        self._failed_at.pop(source, None)
+        self._keep(self._known, source, found)
+        return found
+
+    async def _document(self, url: str) -> tuple[dict[str, Any], Answer]:
+        answer = await self._outgoing.request("GET", url, headers={"Accept": "application/json"})
+        if answer.status != 200 or answer.is_cut:  # a redirect leads to somebody whom nobody named
+            raise NotAKeySet
+        try:
+            value = parse(answer.body)
+        except NotStrictJson as error:
+            raise NotAKeySet from error
+        if not isinstance(value, dict):
+            raise NotAKeySet
+        return value, answer
+
+    def _keep(self, cache: dict[_Source, Any], source: _Source, value: Any) -> None:
+        cache.pop(source, None)  # the newest stand last
+        if len(cache) >= self._issuers_max:
+            del cache[next(iter(cache))]
+        cache[source] = value
+
+
+def _usable_keys(document: Mapping[str, Any]) -> dict[str, OutsideKey]:
+    """By key id, those that verify signatures. Two of one id are nobody's: which one is meant, nobody knows."""
+    rows = document.get("keys")
+    if not isinstance(rows, list) or len(rows) > limits.OUTSIDE_KEYS_MAX:
+        raise NotAKeySet
+    found, counted = dict[str, OutsideKey](), Counter[str]()
+    for row in rows:
+        key_id = row.get("kid") if isinstance(row, dict) else None
+        if not isinstance(key_id, str) or not key_id:
+            continue
+        counted[key_id] += 1
+        try:
+            parsed = parse_public(row)
+            found[key_id] = OutsideKey(parsed.algorithm, parsed.public_key)
+        except InvalidKey:
+            continue
+    return {key_id: key for key_id, key in found.items() if counted[key_id] == 1}
+
+
+def _fresh_seconds(answer: Answer) -> int:
+    match = _MAX_AGE.search(answer.headers.get("cache-control", ""))
+    return min(max(int(match[1]) if match else 0, limits.OUTSIDE_KEYS_FRESH_SECONDS_MIN), limits.OUTSIDE_KEYS_FRESH_SECONDS_MAX)

@@ -1,0 +1,1 @@
+"""Trust policies: which identities of other issuers may act as which agent."""

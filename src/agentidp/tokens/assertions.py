@@ -1,0 +1,101 @@
+"""Client assertions: a client authenticates with a JWT that it signed with a registered key, `private_key_jwt`.
+
+RFC 7523 section 3 with the audience of 7523bis: our issuer and nothing else, so that an assertion is of no use elsewhere. That it is used
+once, and that its key is still registered, the ledger's commit confirms.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agentidp.auth.claims import LEEWAY_MS, instant, past_instant, token_id
+from agentidp.auth.instance import Instance
+from agentidp.auth.jwk import parse_public, thumbprint
+from agentidp.auth.jws import InvalidToken, UnverifiedToken, parse_unverified, verify_signature
+from agentidp.core import limits
+from agentidp.core.caller import AuditEntry
+from agentidp.core.ids import is_id
+from agentidp.credentials.rules import credential_status
+from agentidp.ledger.entries import ClientKeys, OneTime, Snapshot
+from agentidp.tokens.actions import require_active
+from agentidp.tokens.rules import InvalidClient
+
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+CLIENT_ASSERTION = "client_assertion"  # the kind of its one-time value
+_TYPES = ("JWT", "client-authentication+jwt")
+_LIFE_MS_MAX = limits.CLIENT_ASSERTION_SECONDS_MAX * 1000 + LEEWAY_MS
+
+
+@dataclass(frozen=True, slots=True)
+class PresentedAssertion:
+    """An assertion whose claims are right. Nobody has looked at its signature."""
+
+    client_id: str
+    once: tuple[OneTime, ...]
+    _token: UnverifiedToken
+    _instance: Instance
+
+    async def find(self) -> ClientKeys | None:
+        return await self._instance.ledger.snapshots.find_keys(self.client_id)
+
+    def authenticate(self, stored: ClientKeys | None, now: int) -> Snapshot:
+        """The active agent behind the key, as far as the snapshot goes. Raises InvalidClient or UnauthorizedClient, with its audit event."""
+        key_id = self._token.header.get("kid")
+        for jwk, credential in stored.keys if stored is not None else ():
+            if key_id in {None, credential.credential_id, thumbprint(jwk)} and _is_active(credential, now) and _is_signed_with(self._token, jwk):
+                return require_active(credential, now)
+        if stored is None:
+            raise _refused("unknown client, or one without keys")
+        known = stored.keys[0][1]
+        raise _refused("signed with no active key of the client", organization_id=known.organization_id, agent_id=known.agent_id)
+
+
+def presented_assertion(assertion_type: str, text: str, client_id: str | None, instance: Instance) -> PresentedAssertion:
+    """The assertion, if it could be one of that client. Raises InvalidClient."""
+    if assertion_type != ASSERTION_TYPE:
+        raise _refused("unknown client_assertion_type")
+    try:
+        token = parse_unverified(text)
+        subject, once = _checked(token, instance.settings.issuer, instance.clock())
+    except InvalidToken as error:
+        raise _refused(f"client assertion: {error}") from error
+    if client_id not in {None, subject}:
+        raise _refused("client_id is not the client of the assertion")
+    return PresentedAssertion(subject, (once,), token, instance)
+
+
+def _checked(token: UnverifiedToken, issuer: str, now: int) -> tuple[str, OneTime]:
+    """The client and the value that may be used once."""
+    claims = token.payload
+    if token.header.get("typ", "JWT") not in _TYPES:
+        raise InvalidToken("typ is not that of a client assertion")
+    client_id = claims.get("sub")
+    if not isinstance(client_id, str) or not is_id(client_id) or claims.get("iss") != client_id:
+        raise InvalidToken("iss and sub are not the client")
+    if claims.get("aud") not in (issuer, [issuer]):
+        raise InvalidToken("aud is not our issuer alone")
+    expires_at, issued_at = instant(claims, "exp"), past_instant(claims, "iat", now)
+    past_instant(claims, "nbf", now)
+    if expires_at is None or expires_at <= now:
+        raise InvalidToken("expired")
+    if expires_at > now + _LIFE_MS_MAX:
+        raise InvalidToken("lives longer than any assertion")
+    first_use = max(issued_at or 0, expires_at - _LIFE_MS_MAX)
+    return client_id, OneTime.of(CLIENT_ASSERTION, client_id, token_id(claims), issued_at=first_use, expires_at=expires_at)
+
+
+def _is_active(credential: Snapshot, now: int) -> bool:
+    status = credential_status(revoked_at=credential.revoked_at, expires_at=credential.expires_at, agent_status=credential.agent_status, now=now)
+    return status == "active"
+
+
+def _is_signed_with(token: UnverifiedToken, jwk: Mapping[str, str]) -> bool:
+    key = parse_public(jwk)
+    try:
+        verify_signature(key.algorithm, key.public_key, token)
+    except InvalidToken:
+        return False
+    return True
+
+
+def _refused(reason: str, **agent: str) -> InvalidClient:
+    return InvalidClient(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": reason}, **agent)])

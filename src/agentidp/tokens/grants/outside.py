@@ -1,0 +1,208 @@
+"""A token of another issuer for one of ours, by the trust policies of the organization that its audience names.
+
+In this order: whose is it by what it says, does anybody there trust its issuer, did that issuer sign it, which policy does it satisfy. Only then is it used up, in the
+same transaction as what is issued for it.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from starlette.requests import Request
+
+from agentidp.auth import throttle
+from agentidp.auth.dpop import DPOP_PROOF, Proof, invalid_proof, read_proof
+from agentidp.auth.guard import origin
+from agentidp.auth.instance import Instance, instance_of
+from agentidp.auth.jws import InvalidToken
+from agentidp.auth.outside_jwt import OutsideToken, UnverifiedOutside, parse_outside, verify_outside
+from agentidp.auth.scopes import REGISTRATION_SCOPE
+from agentidp.core import limits
+from agentidp.core.caller import OPERATOR_SCOPE, AuditEntry, Caller, Origin
+from agentidp.core.errors import InvalidScopes, Unavailable
+from agentidp.core.http import printable
+from agentidp.core.ids import is_id
+from agentidp.ledger.entries import Entry, OneTime, Snapshot, Verdict
+from agentidp.policies import actions as policy_actions
+from agentidp.policies.known import policies_of
+from agentidp.policies.providers import PROVIDERS, texts_of
+from agentidp.policies.rules import (
+    NoPolicyMatches,
+    OutsideTokenInvalid,
+    OutsideTokenReplayed,
+    Policy,
+    PolicyNotFound,
+    choose,
+    is_satisfied,
+    needs_recording,
+    organization_of,
+)
+from agentidp.tokens.actions import Basis, exchange_refused, issue_registration_token, issue_token, note_use, over_limit
+from agentidp.tokens.grants.client_credentials import token_answer
+from agentidp.tokens.rules import InvalidTarget, IssuedToken, TooManyTokens, UnauthorizedClient
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for beside the token itself. `audience` empty: the default one."""
+
+    grant: str
+    agent_id: str | None = None
+    scope: str | None = None
+    audience: tuple[str, ...] = ()
+
+
+async def exchange(request: Request, unverified_token: str, wanted: Wanted) -> dict[str, Any]:
+    """The token answer (RFC 6749 section 5.1). Raises ExchangeRefused, InvalidScopes, InvalidTarget, UnauthorizedClient, RateLimited, TooManyTokens, Unavailable.
+
+    Also InvalidProof, NonceNeeded. A token that registers an agent is bound to no key.
+    """
+    instance, source, proof = instance_of(request), origin(request), read_proof(request)
+    organization_id, token = await _verified(request, unverified_token)
+    found = _Chosen(instance, organization_id, token, wanted, source)
+    policy = await found.policy(fresh=False)
+    if policy.agent_id is None:
+        policy = await found.policy(fresh=True)  # no credential stands for it, so nothing else would tell that it is out of date
+    if policy.agent_id is None:
+        return await _registration(instance, policy, found, source)
+    audience = wanted.audience or (instance.settings.default_audience,)
+
+    async def decide(client: Snapshot | None) -> tuple[Entry, IssuedToken]:
+        chosen, now = found.chosen, instance.clock()
+        if client is None or client.revisions[2] != chosen.credential_revision:  # one of them is out of date
+            raise Unavailable("The trust policies are being changed; nothing was done. Please try again.")
+        if token.expires_at <= now // 1000:  # its issuer took long to say which its keys are
+            raise _untrusted("expired")
+        if client.revoked_at is not None:
+            raise NoPolicyMatches("The credential of the trust policy is revoked.", audit=[exchange_refused(chosen, organization_id, "revoked")])
+        if not client.is_active(now):
+            raise UnauthorizedClient(audit=[exchange_refused(chosen, organization_id, "agent or organization is not active")])
+        await throttle.admit(request, client)
+        basis = found.basis(chosen.allowed_scopes(client.scopes - ({OPERATOR_SCOPE} if chosen.scopes is None else frozenset())), proof)
+        return issue_token(client, now, source, scope=wanted.scope, audience=audience, lifetime_seconds=instance.settings.tokens.lifetime_seconds, basis=basis)
+
+    try:
+        entry, answer = await instance.ledger.settle(found.snapshot, decide, lambda issued: token_answer(instance, issued))
+    except _LeadsToNoAgent:
+        return await _registration(instance, found.chosen, found, source)
+    match entry.verdict:
+        case Verdict.OVER_LIMIT:
+            raise TooManyTokens(instance.clock(), audit=[over_limit(entry.snapshot)])
+        case Verdict.REPLAYED if entry.replayed == DPOP_PROOF:
+            raise invalid_proof("used before")
+        case Verdict.REPLAYED | Verdict.DEAD:
+            raise OutsideTokenReplayed(audit=[exchange_refused(found.chosen, organization_id, "token used before", subject=found.subject)])
+    note_use(entry, instance.clock())
+    instance.metrics.tokens_issued.inc()
+    return answer
+
+
+class _LeadsToNoAgent(Exception):
+    """The policy that is chosen now registers an agent; the one that this process knew before did not."""
+
+
+class _Chosen:
+    """The policy by which a token is exchanged. It is chosen anew when the ledger finds that what was decided on is out of date."""
+
+    def __init__(self, instance: Instance, organization_id: str, token: OutsideToken, wanted: Wanted, source: Origin) -> None:
+        self._instance, self._organization_id, self._token, self.wanted, self._source = instance, organization_id, token, wanted, source
+        self._asked = 0
+        self.subject = printable(token.subject, limits.CLAIM_CHARACTERS_MAX)
+        self.chosen: Policy
+
+    async def snapshot(self) -> Snapshot | None:
+        self._asked += 1
+        chosen = self.chosen if self._asked == 1 else await self.policy(fresh=True)
+        if chosen.credential_id is None:
+            raise _LeadsToNoAgent
+        return await self._instance.ledger.snapshots.find(self._organization_id, chosen.credential_id)
+
+    async def policy(self, *, fresh: bool) -> Policy:
+        """Raises NoPolicyMatches, which is only ever said of the policies as they are."""
+        policies = await policies_of(self._instance).of(self._organization_id, fresh=fresh)
+        try:
+            chosen = choose([policy for policy in policies if self._satisfies(policy)], self.wanted.agent_id)
+            if needs_recording(chosen):
+                chosen = await self._with_repository(chosen)
+        except NoPolicyMatches as refused:
+            if not fresh:
+                return await self.policy(fresh=True)
+            if not any(policy.issuer == self._token.issuer for policy in policies):
+                raise _untrusted("no trust policy of the organization names its issuer") from refused
+            refused.audit = (exchange_refused(None, self._organization_id, "no trust policy matches", issuer=self._token.issuer, subject=self.subject),)
+            raise
+        self.chosen = chosen
+        return chosen
+
+    def basis(self, scopes: frozenset[str] | None, proof: Proof | None = None) -> Basis:
+        token = self._token
+        metadata = {"grant": self.wanted.grant, "issuer": token.issuer, "policyId": self.chosen.policy_id, "subject": self.subject}
+        once = OneTime.of("outside_jti", *token.one_time_parts, issued_at=token.issued_at * 1000, expires_at=token.expires_at * 1000)
+        basis = Basis("token.exchanged", scopes, token.expires_at, metadata, (once,), policy_id=self.chosen.policy_id)
+        return basis if proof is None else replace(basis, once=(proof.once, once), key_thumbprint=proof.key_thumbprint)
+
+    def _satisfies(self, policy: Policy) -> bool:
+        token = self._token
+        return policy.issuer == token.issuer and is_satisfied(policy, texts_of(policy.provider, token.claims), token.audience)
+
+    async def _with_repository(self, policy: Policy) -> Policy:
+        """Before anything is issued by it: whoever comes at the same time with another repository of that name is refused."""
+        numbers = [texts_of(policy.provider, self._token.claims)[claim] for claim in PROVIDERS[policy.provider].repository_ids or ()]
+        caller = Caller(self._organization_id, origin=self._source)
+        try:
+            recorded = await self._instance.database.write(policy_actions.record_repository, caller, policy.policy_id, *numbers)
+        except PolicyNotFound as error:
+            raise NoPolicyMatches from error
+        await policies_of(self._instance).of(self._organization_id, fresh=True)
+        if not self._satisfies(recorded):
+            raise NoPolicyMatches
+        return recorded
+
+
+async def _verified(request: Request, unverified_token: str) -> tuple[str, OutsideToken]:
+    """The organization that the token names, and the token, signed by an issuer that it trusts. Raises OutsideTokenInvalid, IssuerUnreachable, RateLimited."""
+    instance = instance_of(request)
+    try:
+        unverified = parse_outside(unverified_token)
+        organization_id = organization_of(unverified.audience, instance.settings.issuer) or ""
+        if not is_id(organization_id):
+            raise InvalidToken(f"aud must be {instance.settings.issuer}/organizations/ and your organization's id")
+        throttle.present(request, organization_id)
+        trusting = await _trusting(instance, organization_id, unverified)
+        token = await verify_outside(unverified, instance.outside_keys, instance.clock())
+        if token.token_id is None and any(PROVIDERS[policy.provider].has_token_id for policy in trusting):
+            raise InvalidToken("jti is missing")
+    except InvalidToken as error:
+        raise _untrusted(str(error)) from error
+    return organization_id, token
+
+
+def _untrusted(reason: str) -> OutsideTokenInvalid:
+    """On the operator's account: that it names an organization, anybody can write into a token."""
+    return OutsideTokenInvalid(
+        f"The token is not accepted: {reason}.", audit=[AuditEntry("auth.failed", "failure", metadata={"reason": f"outside token: {reason}"})]
+    )
+
+
+async def _trusting(instance: Instance, organization_id: str, unverified: UnverifiedOutside) -> list[Policy]:
+    """The policies that trust its issuer: nobody else's server is asked for keys. Raises InvalidToken when there are none."""
+    known = policies_of(instance)
+    found = [policy for policy in known.cached(organization_id) if policy.issuer == unverified.issuer]
+    if not found:
+        found = [policy for policy in await known.of(organization_id, fresh=True) if policy.issuer == unverified.issuer]
+    if not found:
+        raise InvalidToken("no trust policy of the organization names its issuer")
+    return found
+
+
+async def _registration(instance: Instance, policy: Policy, found: _Chosen, source: Origin) -> dict[str, Any]:
+    wanted, issuer = found.wanted, instance.settings.issuer
+    if wanted.scope not in {None, REGISTRATION_SCOPE}:
+        raise InvalidScopes(f"The trust policy names no agent: its tokens register one, with scope {REGISTRATION_SCOPE} and no other.")
+    if wanted.audience not in {(), (issuer,)}:
+        raise InvalidTarget("The trust policy names no agent: its tokens are for this server, and for no other.")
+    caller = Caller(policy.organization_id, origin=source)
+    try:
+        issued = await instance.database.write(issue_registration_token, caller, policy, found.basis(None), issuer)
+    except PolicyNotFound as error:
+        raise NoPolicyMatches(audit=[exchange_refused(None, policy.organization_id, "no trust policy matches", subject=found.subject)]) from error
+    return token_answer(instance, issued)
