@@ -57,6 +57,7 @@ EVERY_SETTING: list[tuple[str, str, str, Any]] = [
     ("features.billing", "false", "false", False),
     ("features.tier_enforcement", "false", "false", False),
     ("features.analytics", "false", "false", False),
+    ("webhooks.allow_loopback", "true", "true", True),
     ("stripe.api_key", "sk_test_one", '"sk_test_one"', SecretStr("sk_test_one")),
     *(
         (f"plans.{tier}.{name}", str(value), str(value), value)
@@ -218,8 +219,9 @@ def test_a_wrong_one_is_named_in_one_line_with_exit_code_2(
         ({"AGENTIDP_ISSUER": "http://id.example.com"}, "issuer: must be https in production"),
         ({"AGENTIDP_MASTER_KEY": None}, "master_key: must be set in production"),
         ({"AGENTIDP_LOG_LEVEL": "debug"}, "log_level: debug is not allowed in production"),
+        ({"AGENTIDP_WEBHOOKS__ALLOW_LOOPBACK": "true"}, "webhooks.allow_loopback: is not allowed in production"),
     ],
-    ids=["no issuer", "http", "no master key", "debug"],
+    ids=["no issuer", "http", "no master key", "debug", "loopback"],
 )
 def test_production_refuses_what_is_right_only_on_a_laptop(change: dict[str, str | None], named: str, monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, PRODUCTION)

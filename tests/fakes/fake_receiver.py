@@ -144,7 +144,6 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
         elif status == -2:
             self._transport.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
-            self._transport.close()
         elif status:
             length = 10**10 if behaviour.endless else len(behaviour.body)
             head = [f"HTTP/1.1 {status} X", f"content-length: {length}", *(f"{name}: {value}" for name, value in behaviour.headers.items())]

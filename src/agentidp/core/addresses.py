@@ -18,7 +18,7 @@ Reason = Literal["length", "characters", "scheme", "userinfo", "fragment", "host
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<path>[^#]*)(?P<fragment>#.*)?", re.ASCII)
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]*\]|[^:\[\]]*)(?::(?P<port>.*))?", re.ASCII)
-_PRINTABLE = re.compile(r"[!-~]+", re.ASCII)
+_PRINTABLE = re.compile(r"[!-~]*", re.ASCII)
 _UNSAFE = re.compile(r'[\\"<>^`{|}]')  # no URL has these; some readers take the first for a slash
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)  # a name that ends so is read as an address by some: 127.1, 0x7f.1, 2130706433

@@ -31,7 +31,9 @@ class Metrics:
             "agentidp_webhook_dead_letters", "Deliveries to webhooks that were given up, as long as they are kept", registry=registry
         )
         self.webhook_lag_seconds = Gauge("agentidp_webhook_lag_seconds", "How long the oldest delivery that is due has waited for this", registry=registry)
-        self.outgoing_blocked = Counter("agentidp_outgoing_blocked", "Requests not sent because their address is not a public one", registry=registry)
+        self.outgoing_blocked = Counter(
+            "agentidp_outgoing_blocked", "Requests to addresses of tenants that were refused before a byte was sent", registry=registry
+        )
         self.rate_limit_hits = Counter(
             "agentidp_rate_limit_hits", "Requests refused for their rate, by whose: client, login, source", ["kind"], registry=registry
         )

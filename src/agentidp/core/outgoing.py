@@ -230,5 +230,5 @@ class Outgoing:
         self._tidy(origin)
 
     def _tidy(self, origin: _Origin) -> None:
-        if not origin.users and not origin.kept:
-            self._origins.pop(origin.key, None)
+        if not origin.users and not origin.kept and self._origins.get(origin.key) is origin:
+            del self._origins[origin.key]

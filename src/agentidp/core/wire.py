@@ -79,13 +79,12 @@ class Wire(asyncio.Protocol):
         self._bounds, self._on_end = bounds, on_end
         self._received = bytearray()
         self._waiting: asyncio.Future[None] | None = None
-        self._is_paused = self._is_ended = self._is_broken = self._is_old = False
+        self._is_paused = self._is_ended = self._is_broken = self._is_read_out = self._is_old = False
         self._is_idle, self._is_kept = True, False
-        self._expiry = asyncio.get_running_loop().call_later(bounds.kept_seconds, self._expire)
 
     @property
     def is_reusable(self) -> bool:
-        return self._is_idle and not self._is_ended and not self._is_old
+        return self._is_idle and not self._is_ended
 
     async def exchange(self, request: Request) -> Received:
         """Send and receive. Raises Unreachable; Stale only where there was an exchange before."""
@@ -96,18 +95,23 @@ class Wire(asyncio.Protocol):
             received = await self._receive()
         except h11.RemoteProtocolError:
             self.abort()
-            if self._is_ended:
+            if self._is_read_out:
                 raise Unreachable("closed", "The connection was closed before the answer was whole.") from None
             raise Unreachable("protocol", "The answer is not HTTP/1.1.") from None
         except BaseException:
             self.abort()
             raise
-        if self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE and not self._received and not self._h11.trailing_data[0]:
+        self._rest()
+        return received
+
+    def _rest(self) -> None:
+        """Ready for the next request, or closed: a connection that is too old, or on which more was said than was asked for, carries none."""
+        is_whole = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+        if is_whole and not self._is_old and not self._received and not self._h11.trailing_data[0]:
             self._h11.start_next_cycle()
             self._is_idle = self._is_kept = True
         else:
             self.abort()
-        return received
 
     async def _receive(self) -> Received:
         head: h11.Response | None = None
@@ -118,8 +122,10 @@ class Wire(asyncio.Protocol):
                 if raw_bytes > self._bounds.raw_bytes:
                     break
                 data = await self._read()
-                if self._is_kept and not raw_bytes and not data:
+                if not data and self._is_kept and not raw_bytes:
                     raise Stale
+                if not data and self._is_broken:
+                    raise Unreachable("closed", "The connection broke before the answer was whole.")
                 if raw_bytes:
                     await asyncio.sleep(0)  # what the other side sends is parsed piece by piece, so that others have their turn
                 raw_bytes += len(data)
@@ -146,8 +152,7 @@ class Wire(asyncio.Protocol):
                 await self._waiting
             finally:
                 self._waiting = None
-        if not self._received and self._is_broken:
-            raise Unreachable("closed", "The connection broke before the answer was whole.")
+        self._is_read_out = not self._received
         data = bytes(self._received[: limits.OUTGOING_READ_BYTES])
         del self._received[: len(data)]
         if self._is_paused and not self._received and not self._is_ended:
@@ -162,6 +167,7 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are of no class of asyncio
+        self._expiry = asyncio.get_running_loop().call_later(self._bounds.kept_seconds, self._expire)
 
     def data_received(self, data: bytes) -> None:
         if self._is_idle:  # nobody has asked

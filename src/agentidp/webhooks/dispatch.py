@@ -161,6 +161,7 @@ class Dispatcher:
             if reason := self._end_of(lane, done):
                 with contextlib.suppress(WebhookNotFound):  # deleted meanwhile
                     await self._database.write(disable_webhook, Caller(lane.organization_id), lane.webhook_id, reason)
+                lane.paused_until = 0  # what waits is given up right away
                 break
         await asyncio.gather(*recorded)
 
