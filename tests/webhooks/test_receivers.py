@@ -126,3 +126,7 @@ def test_what_waits_goes_to_the_new_address_as_soon_as_there_is_one(visit: Visit
             assert {delivery.status for delivery in await desk.deliveries(made.webhook)} == {"delivered"}
 
     visit(happens)
+
+
+def test_an_attempt_ends_within_its_lease_however_long_it_waits_for_its_turn() -> None:
+    assert 1000 * (limits.OUTGOING_TURN_SECONDS_MAX + limits.OUTGOING_SECONDS_MAX) < limits.WEBHOOK_LEASE_LEFT_MS < limits.WEBHOOK_LEASE_MS
