@@ -77,6 +77,8 @@ def _arguments() -> tuple[Options, list[str]]:
         ("events", "behind"),
         ("tokens", "for the memory figure"),
         ("links", "to verify"),
+        ("waiting", "for a dead receiver of webhooks"),
+        ("deliveries", "of webhooks at once"),
     ):
         parser.add_argument(f"--{name}", type=int, help=f"{what} ({getattr(Options, name.replace('-', '_')):,})")
     given = {name: value for name, value in vars(parser.parse_args()).items() if value not in (None, "")}

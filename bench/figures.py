@@ -147,6 +147,35 @@ FIGURES = (
 )
 
 
+FIGURES += tuple(
+    figure
+    for engine, name in (("SQLite", "sqlite"), ("PostgreSQL", "postgres"))
+    for figure in (
+        Figure(
+            f"webhook deliveries/s, {engine}, one process",
+            "–",
+            "≥ 1,000/s",
+            _at_least(1000),
+            _measure("webhooks", name, "rate"),
+            "/s",
+            needs=("webhooks", name),
+        ),
+        Figure(f"CPU of a webhook delivery, {engine}", "–", "report", None, _measure("webhooks", name, "cpu_us"), "µs", needs=("webhooks", name)),
+        *(
+            Figure(
+                f"p99 of webhooks from act to answer, {engine}, beside a dead receiver that is {kind}",
+                "without it",
+                "≤ 1.2 ×",
+                _at_most(1.2),
+                _ratio("webhooks", f"{name}-{kind}", f"{name}-alone", "p99_ms"),
+                needs=("webhooks", f"{name}-{kind}"),
+            )
+            for kind in ("refusing", "hanging")
+        ),
+    )
+)
+
+
 def _detail(figure: Figure, results: Results) -> str:
     """How many are many."""
     facts = results.get(figure.needs[0], {}).get("facts", {}) if figure.needs else {}
@@ -154,6 +183,8 @@ def _detail(figure: Figure, results: Results) -> str:
         return f" ({facts['many']:,} against {facts['few']:,})"
     if "agents" in facts:
         return f" ({facts['agents']:,})"
+    if "waiting" in facts and figure.against == "without it":
+        return f" ({facts['waiting']:,} waiting)"
     return f" ({facts['tokens']:,} tokens)" if "after_mb" in facts and figure.against == "at rest" else ""
 
 

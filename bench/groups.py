@@ -6,6 +6,7 @@ A part is `{"contestants": {name: …}, "absent": {name: reason}, "facts": {…}
 import contextlib
 import json
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -18,12 +19,13 @@ from bench import exchange as exchanges
 from bench import peers, products
 from bench.databases import Postgres, add_agents, add_events, give_secrets, postgres, require_space
 from bench.load import WRK, http
-from bench.processes import ROOT, WORK, Absent, Server, free_port
+from bench.processes import ROOT, WORK, Absent, Server, free_port, stopping
 from bench.products import Product
 from bench.rounds import Contestant, attempt, rounded, run_rounds, say
 
 _LAST_ID = "________f_-__________w"  # base64url of the largest UUIDv7: the cursor before the first row
 _EXCHANGES_PER_SECOND_MAX = 3000  # tokens signed beforehand: more than are asked for
+ENGINES = {"sqlite": "SQLite", "postgres": "PostgreSQL"}
 _BULK_CLIENTS = 1000  # that ask for tokens in the groups with big tables: more than fit into one batch
 
 
@@ -39,6 +41,8 @@ class Options:
     events: int = 10_000_000
     tokens: int = 1_000_000
     links: int = 1_000_000
+    waiting: int = 100_000
+    deliveries: int = 10_000
 
 
 @dataclass
@@ -324,6 +328,50 @@ def verification(options: Options) -> dict[str, Any]:
     return {"absent": {}, "facts": facts}
 
 
+def webhooks(options: Options) -> dict[str, Any]:
+    """What one process delivers to receivers on loopback, and how late beside a dead receiver for which much waits. Receivers are processes of their own."""
+    with contextlib.ExitStack() as stack:
+        setting = Setting(stack)
+        hanging = stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # takes connections, and never reads
+        dead = {"alone": 0, "refusing": free_port(), "hanging": hanging.getsockname()[1]}
+        ports = [free_port() for _ in range(2)]
+        for port in ports:
+            receiver = Server(f"receiver-{port}", [sys.executable, "-m", "bench.target", str(port)], WORK / "receivers", port, cwd=ROOT)
+            stack.enter_context(stopping(receiver))
+        urls = {"sqlite": lambda name: f"sqlite:///{WORK / 'webhooks' / name}.db"}
+        server = attempt("postgres", lambda: stack.enter_context(postgres()), setting.absent, Absent)
+        if server is not None:
+            urls["postgres"] = server.new_database
+        stack.callback(shutil.rmtree, WORK / "webhooks", ignore_errors=True)
+        works: dict[str, tuple[str, list[str]]] = {}
+        for engine, url in urls.items():
+            for kind, port in dead.items():
+                place = [str(WORK / "webhooks" / f"{engine}-{kind}"), url(f"webhooks_{kind}")]
+                _delivering("prepare", *place, ",".join(map(str, ports)), str(port), str(options.waiting))
+                beside = "" if kind == "alone" else f", beside one that is {kind} with {options.waiting:,} waiting"
+                works[f"{engine}-{kind}"] = f"webhooks, {ENGINES[engine]}: act to answer{beside}", ["delay", *place, str(options.seconds)]
+            place = [str(WORK / "webhooks" / f"{engine}-all"), url("webhooks_all")]
+            _delivering("prepare", *place, ",".join(map(str, ports)), "0", "0")
+            works[engine] = f"webhooks, {ENGINES[engine]}: {options.deliveries:,} at once", ["throughput", *place, str(options.deliveries)]
+        return {"contestants": _rounds_of(works, options.rounds), **setting.part(waiting=options.waiting)}
+
+
+def _rounds_of(works: dict[str, tuple[str, list[str]]], rounds: int) -> dict[str, Any]:
+    """As `run_rounds`, of work that is a process of its own each time."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in works}
+    for number in range(rounds):
+        for name, (label, arguments) in works.items():
+            row = {measure: rounded(value) for measure, value in json.loads(_delivering(*arguments)).items()}
+            found[name].append(row)
+            say(f"  round {number + 1}  {label:<80} {row['rate']:9,.1f}/s  p50 {row['p50_ms']:7.2f} ms  p99 {row['p99_ms']:7.2f} ms")
+    medians = {name: {measure: rounded(statistics.median(row[measure] for row in rows)) for measure in rows[0]} for name, rows in found.items()}
+    return {name: {"label": label, "connections": 20, **medians[name], "rounds": found[name]} for name, (label, _) in works.items()}
+
+
+def _delivering(*arguments: str) -> str:
+    return subprocess.run([sys.executable, "-m", "bench.delivering", *arguments], cwd=ROOT, check=True, capture_output=True, text=True, timeout=600).stdout
+
+
 def repeat(options: Options) -> dict[str, Any]:
     """The first ratios once more, with fewer servers beside them, an hour or so later: how much they move."""
     return tokens(replace(options, quick=True, rounds=options.rounds + 2))
@@ -345,5 +393,6 @@ GROUPS: dict[str, Callable[[Options], dict[str, Any]]] = {
     "pages": pages,
     "memory": memory,
     "verification": verification,
+    "webhooks": webhooks,
     "repeat": repeat,
 }

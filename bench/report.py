@@ -1,4 +1,7 @@
-"""Results as a table and a chart in docs/performance.md, between its markers. `python -m bench.report RESULTS.json` does it again."""
+"""Results as a table and a chart in docs/performance.md, between its markers.
+
+`python -m bench.report RESULTS.json …` does it again; groups that are not in the first file are those of the next.
+"""
 
 import json
 import math
@@ -79,8 +82,10 @@ def _rate(rate: float) -> str:
 
 def _notes(results: Results) -> list[str]:
     notes = [f"* {contestant['label']}: {contestant['note']}." for _, contestant in _contestants(results) if "note" in contestant]
-    for group in results.values():
+    for name, group in results.items():
         if isinstance(group, dict):
+            if group.get("commit", results["commit"]) != results["commit"]:
+                notes.append(f"* {name}: {group['rounds']} rounds of {group['seconds']:g} s at commit {group['commit']}.")
             notes += [f"* absent: {name}: {reason}" for name, reason in group.get("absent", {}).items()]
     memory = results.get("memory", {}).get("facts")
     if memory:
@@ -117,4 +122,7 @@ def chart(results: Results) -> str:
 
 
 if __name__ == "__main__":
-    write(json.loads(Path(sys.argv[1]).read_text("utf-8")))
+    found: Results = {}
+    for path in sys.argv[1:]:
+        found = json.loads(Path(path).read_text("utf-8")) | found
+    write(found)

@@ -94,8 +94,10 @@ class FakeReceiver:
 
     async def _close(self) -> None:
         self._server.close()
-        for transport in list(self._transports):
-            transport.abort()
+        for _ in range(3):  # what was just accepted becomes a connection in the next turns of the loop
+            await asyncio.sleep(0)
+            for transport in list(self._transports):
+                transport.abort()
         await asyncio.sleep(0)
 
 

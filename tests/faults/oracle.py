@@ -51,7 +51,7 @@ class Record:
 
 def read(url: str) -> Record:
     """The record of the database that the URL names. An SQLite file must pass its integrity check."""
-    rows = _all(url, _EVENTS, _COUNTERS)
+    rows = select(url, _EVENTS, _COUNTERS)
     return Record([(str(row[0]), row[1], row[2], row[3], str(row[4])) for row in rows[0]], {(str(row[0]), row[1], row[2]): row[3] for row in rows[1]})
 
 
@@ -72,12 +72,12 @@ def require_exact(record: Record, acknowledged: Iterable[str], unknown: int) -> 
 
 def unsealed(url: str) -> int:
     """How many events are not in a chain yet."""
-    return sum(row[12] is None for row in _all(url, _CHAIN)[0])
+    return sum(row[12] is None for row in select(url, _CHAIN)[0])
 
 
 def require_chains(url: str) -> int:
     """Every event is in its organization's chain, once, without a gap, with the hash that anybody can recompute. Returns how many there are."""
-    rows = _all(url, _CHAIN)[0]
+    rows = select(url, _CHAIN)[0]
     ends: dict[str, tuple[int, str]] = {}
     for row in rows:
         *shown, metadata, timestamp, seq, previous_hash, hash_, _, _ = row
@@ -97,7 +97,7 @@ def require_chains(url: str) -> int:
 
 def require_rolled_up(url: str) -> None:
     """With everything sealed: tokens by agent and by hour are the events, calls by agent are the organizations' calls."""
-    history, by_agent, by_hour, counters = _all(url, _ISSUED, _BY_AGENT, _BY_HOUR, _COUNTERS)
+    history, by_agent, by_hour, counters = select(url, _ISSUED, _BY_AGENT, _BY_HOUR, _COUNTERS)
     assert {tuple(map(str, row[:3])): row[4] for row in by_agent if row[3] == "tokensIssued"} == Counter(
         (str(row[0]), str(row[1]), str(row[2] // DAY_MS)) for row in history
     )
@@ -110,7 +110,7 @@ def require_rolled_up(url: str) -> None:
     assert calls == Counter({(str(row[0]), row[1]): row[3] for row in counters if row[2] == "apiCalls"})
 
 
-def _all(url: str, *queries: str) -> list[list[tuple[Any, ...]]]:
+def select(url: str, *queries: str) -> list[list[tuple[Any, ...]]]:
     return _sqlite(urlsplit(url).path, queries) if url.startswith("sqlite") else asyncio.run(_postgres(url, queries))
 
 

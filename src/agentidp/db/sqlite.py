@@ -124,7 +124,8 @@ class SqliteDatabase:
         self._reading += 1
         try:
             work = self._loop.run_in_executor(self._readers, functools.partial(self._read, lambda tx: query(tx, *args, **kwargs), caller))
-            return await asyncio.wait_for(work, limits.UNIT_SECONDS_MAX)
+            async with asyncio.timeout(limits.UNIT_SECONDS_MAX):  # not `wait_for`, which in Python 3.11 may forget that it was cancelled
+                return await work
         except TimeoutError as error:
             raise Unavailable from error
         finally:

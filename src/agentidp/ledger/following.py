@@ -61,7 +61,7 @@ class Sealed:
 async def wait_for(event: asyncio.Event, seconds: float) -> None:
     """Until the event is set, or that long: another process may have sealed something, and tells nobody."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):  # `asyncio.wait_for` of Python 3.11 may lose a cancellation
+        async with asyncio.timeout(seconds):  # `wait_for` of Python 3.11 forgets that it was cancelled when the event is set at that moment
             await event.wait()
 
 

@@ -25,7 +25,8 @@ class Nudge:
         self._loop = asyncio.get_running_loop()
         if not self._given:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._event.wait(), seconds)
+                async with asyncio.timeout(seconds):  # not `wait_for`, which in Python 3.11 may forget that it was cancelled
+                    await self._event.wait()
         given, self._given = self._given, False
         self._event.clear()
         return given

@@ -31,7 +31,6 @@ class Dispatcher:
     def __init__(self, instance: Instance, pace: Pace | None = None, jitter: Callable[[], float] = random.random) -> None:
         self._instance, self._database, self._clock = instance, instance.database, instance.clock
         self._pace, self._jitter = pace or Pace(), jitter
-        self._id = new_id(instance.clock())
         self._lanes: dict[asyncio.Task[None], Lane] = {}
         self._results: list[tuple[Lane, Result, asyncio.Future[None]]] = []
         self._recorder: asyncio.Task[None] | None = None
@@ -90,7 +89,7 @@ class Dispatcher:
         room = {kind: max(0, count) for kind, count in room.items()}
         if not await self._database.read(queues.is_due, SYSTEM):
             return 0
-        begun = await self._database.write(queues.claim, SYSTEM, self._id, self._pace, **room)
+        begun = await self._database.write(queues.claim, SYSTEM, new_id(self._clock()), self._pace, **room)
         for lane in begun:
             task = asyncio.create_task(self._serve(lane))
             self._lanes[task] = lane
@@ -191,10 +190,12 @@ class Dispatcher:
         try:
             while self._results:
                 batch, self._results = self._results[: limits.WEBHOOK_FAN_OUT_ROWS], self._results[limits.WEBHOOK_FAN_OUT_ROWS :]
-                lanes = {(lane.organization_id, lane.webhook_id): lane for lane, _, _ in batch}
+                lanes = {(lane.webhook_id, lane.lease_owner): lane for lane, _, _ in batch}
                 error: Exception | None = None
                 try:
-                    await self._database.write(queues.record, SYSTEM, [result for _, result, _ in batch], list(lanes.values()))
+                    lost = await self._database.write(queues.record, SYSTEM, [result for _, result, _ in batch], list(lanes.values()))
+                    for lane in lost:
+                        lane.lease_until = 0
                 except Exception as failed:  # noqa: BLE001 - each lane is told
                     error = failed
                 for _, result, future in batch:

@@ -113,7 +113,10 @@ def is_due(tx: Tx) -> bool:
 
 
 def claim(tx: Tx, lease_owner: str, pace: Pace, *, healthy: int, failing: int) -> list[Lane]:
-    """The leases on up to so many queues in which something is due, those that have waited longest."""
+    """The leases on up to so many queues in which something is due, those that have waited longest.
+
+    `lease_owner` is new each time: a process that finds a webhook free which it has a lane for has lost that lane.
+    """
     lanes = []
     for is_failing, count in ((False, healthy), (True, failing)):
         queue = webhook_queues.c
@@ -168,8 +171,8 @@ def look(tx: Tx, lane: Lane, sealer: Sealer) -> Receiver:
     return Receiver(row.url, opened, [to_delivery(one) for one in due])
 
 
-def record(tx: Tx, results: Sequence[Result], lanes: Sequence[Lane]) -> None:
-    """What became of attempts, of many webhooks at once, and how their receivers do."""
+def record(tx: Tx, results: Sequence[Result], lanes: Sequence[Lane]) -> list[Lane]:
+    """What became of attempts, of many webhooks at once, and how their receivers do. Returns the lanes that have lost their lease."""
     of = webhook_deliveries.c
     as_read = sa.and_(
         of.organization_id == sa.bindparam("of"),
@@ -193,11 +196,14 @@ def record(tx: Tx, results: Sequence[Result], lanes: Sequence[Lane]) -> None:
         for result in results
     ]
     tx.connection.execute(sa.update(webhook_deliveries).where(as_read), rows)
+    lost = []
     for lane in sorted(lanes, key=lambda lane: (lane.organization_id, lane.webhook_id)):
         values: dict[str, Any] = {"failures": lane.failures, "failing_since": lane.failing_since, "paused_until": lane.paused_until}
         if not lane.failures:
             values["last_delivery_at"] = tx.now
-        _change(tx, lane, **values)
+        if not _change(tx, lane, **values):
+            lost.append(lane)
+    return lost
 
 
 def give_up(tx: Tx, lane: Lane, reason: str) -> int:
@@ -208,7 +214,7 @@ def give_up(tx: Tx, lane: Lane, reason: str) -> int:
     ended = Attempt(tx.now, 0, error=reason)
     rows = [{"of": one.organization_id, "which": one.delivery_id, "history": history_with(one, ended)} for one in found]
     if rows:
-        which = sa.and_(of.organization_id == sa.bindparam("of"), of.delivery_id == sa.bindparam("which"))
+        which = sa.and_(of.organization_id == sa.bindparam("of"), of.delivery_id == sa.bindparam("which"), of.next_attempt_at.is_not(None))
         values = {"status": "dead_letter", "next_attempt_at": None, "completed_at": tx.now}
         tx.connection.execute(sa.update(webhook_deliveries).where(which).values(**values, history=sa.bindparam("history")), rows)
     return len(rows)
