@@ -181,6 +181,7 @@ class Dispatcher:
     def _record(self, lane: Lane, result: Result) -> "asyncio.Future[None]":
         """Is done when the result is durable. Whatever ends while one commit is under way shares the next."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # the lane may have ended by then
         self._results.append((lane, result, future))
         if self._recorder is None:
             self._recorder = asyncio.create_task(self._record_all())
