@@ -29,21 +29,28 @@ def receiver() -> Iterator[FakeReceiver]:
 
 
 @pytest.fixture(scope="session")
-def _sending(folder: Path) -> Iterator[Callable[[str, str | None], RunningServer]]:
+def _servers(folder: Path) -> Iterator[Callable[..., RunningServer]]:
     running: dict[str, RunningServer] = {}
     with contextlib.ExitStack() as stack:
 
-        def server_on(engine: str, postgres: str | None) -> RunningServer:
-            if engine not in running:
-                url = stack.enter_context(fresh_postgres_database(postgres)) if postgres else None
-                running[engine] = RunningServer(settings_for(folder / f"sending-{engine}", url, webhooks={"allow_loopback": True}))
-                stack.callback(running[engine].stop)
-            return running[engine]
+        def server_on(engine: str, request: pytest.FixtureRequest, *, allow_loopback: bool) -> RunningServer:
+            name = f"{engine}-{'sending' if allow_loopback else 'strict'}"
+            if name not in running:
+                url = stack.enter_context(fresh_postgres_database(request.getfixturevalue("postgres"))) if engine == "postgresql" else None
+                running[name] = RunningServer(settings_for(folder / name, url, webhooks={"allow_loopback": allow_loopback}))
+                stack.callback(running[name].stop)
+            return running[name]
 
         yield server_on
 
 
 @pytest.fixture
-def sending_server(engine: str, _sending: Callable[[str, str | None], RunningServer], request: pytest.FixtureRequest) -> RunningServer:
+def sending_server(engine: str, _servers: Callable[..., RunningServer], request: pytest.FixtureRequest) -> RunningServer:
     """A server whose worker sends by itself, also to http addresses of this machine; shared by the tests of an engine."""
-    return _sending(engine, request.getfixturevalue("postgres") if engine == "postgresql" else None)
+    return _servers(engine, request, allow_loopback=True)
+
+
+@pytest.fixture
+def strict_server(engine: str, _servers: Callable[..., RunningServer], request: pytest.FixtureRequest) -> RunningServer:
+    """A server as in production: nothing inside may be called."""
+    return _servers(engine, request, allow_loopback=False)

@@ -143,7 +143,8 @@ def test_a_wrong_field_is_named(tenant: Tenant, values: dict[str, Any], field: s
     ],
     ids=str,
 )
-def test_an_address_that_may_not_be_called_is_refused_with_the_reason(tenant: Tenant, url: str, reason: str) -> None:
+def test_an_address_that_may_not_be_called_is_refused_with_the_reason(strict_server: RunningServer, url: str, reason: str) -> None:
+    tenant = make_tenant(strict_server)
     made = make_webhook(tenant.server, tenant.organization_id)
     with tenant.admin.client() as client:
         for refused in (client.post(PATH, json=body(url=url)), client.patch(f"{PATH}/{made['webhookId']}", json={"url": url})):
