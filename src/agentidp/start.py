@@ -10,7 +10,7 @@ from agentidp.auth.dpop import NONCE_KEY
 from agentidp.auth.instance import Instance
 from agentidp.auth.keys import KeyStore, ensure_keys
 from agentidp.auth.master_keys import load_master_keys
-from agentidp.auth.outside_keys import OutsideKeys
+from agentidp.auth.outside_keys import OutsideKeys, PublishedKeys
 from agentidp.auth.rates import RateLimits
 from agentidp.auth.server_secrets import CLIENT_SECRET_KEY, ensure_server_secret
 from agentidp.billing.stripe import open_stripe
@@ -55,7 +55,8 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
         sealer = await open_sealer(database, master_keys)
         refresh = functools.partial(refresh_sealer, database, functools.partial(load_master_keys, settings), sealer)
         keys, ledger = KeyStore(database, sealer, clock, refresh), Ledger(database, plans)
-        instance = Instance(settings, database, keys, ledger, sealer, clock, metrics, plans, rates, outgoing, OutsideKeys(outgoing, clock), nudge=nudge)
+        outside, published = OutsideKeys(outgoing, clock), PublishedKeys(outgoing, clock)
+        instance = Instance(settings, database, keys, ledger, sealer, clock, metrics, plans, rates, outgoing, outside, published, nudge=nudge)
         instance.policies = KnownPolicies(database)
         instance.secret_key = await database.write(ensure_server_secret, SYSTEM, sealer, CLIENT_SECRET_KEY)
         instance.nonce_key = await database.write(ensure_server_secret, SYSTEM, sealer, NONCE_KEY)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from starlette.requests import Request
 
 from agentidp.auth.keys import KeyStore
-from agentidp.auth.outside_keys import OutsideKeys
+from agentidp.auth.outside_keys import OutsideKeys, PublishedKeys
 from agentidp.auth.rates import RateLimits
 from agentidp.core import limits
 from agentidp.core.clock import Clock
@@ -40,6 +40,7 @@ class Instance:
     rates: RateLimits
     outgoing: Outgoing
     outside_keys: OutsideKeys
+    published_keys: PublishedKeys  # of clients
     secret_key: bytes = b""
     nonce_key: bytes = b""
     operator_organization_id: str = ""

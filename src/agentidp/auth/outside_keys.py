@@ -1,4 +1,4 @@
-"""The public keys of other issuers: found by discovery, kept as HTTP says, never longer than a bound, and only for the issuer that published them.
+"""The public keys of other issuers, and of clients that publish theirs: found by discovery, kept as HTTP says, never longer than a bound, and only for the issuer that published them.
 
 OpenID Connect Discovery section 4, RFC 7517. An issuer that cannot be reached is trusted on what it said last, for a while; then nobody can tell, and the answer is
 503. What a document or a key may not be is ignored, so that one bad key does not take the good ones with it.
@@ -97,11 +97,7 @@ class OutsideKeys:
     async def _fetch(self, issuer: str) -> _KeySet | None:
         now = self._clock()
         try:
-            document, _ = await self._document(f"{issuer.removesuffix('/')}/.well-known/openid-configuration")
-            address = document.get("jwks_uri")
-            if document.get("issuer") != issuer or not isinstance(address, str):
-                raise _NotAKeySet
-            answered, answer = await self._document(address)
+            answered, answer = await self._document(await self._address(issuer))
             keys = _usable_keys(answered)
         except (Blocked, Unreachable, _NotAKeySet):
             self._keep(self._failed_at, issuer, now)
@@ -112,6 +108,14 @@ class OutsideKeys:
         found = _KeySet(keys, now, now + _fresh_seconds(answer) * 1000, now)
         self._keep(self._known, issuer, found)
         return found
+
+    async def _address(self, issuer: str) -> str:
+        """Where the issuer publishes its keys."""
+        document, _ = await self._document(f"{issuer.removesuffix('/')}/.well-known/openid-configuration")
+        address = document.get("jwks_uri")
+        if document.get("issuer") != issuer or not isinstance(address, str):
+            raise _NotAKeySet
+        return address
 
     async def _document(self, url: str) -> tuple[dict[str, Any], Answer]:
         answer = await self._outgoing.request("GET", url, headers={"Accept": "application/json"})
@@ -130,6 +134,13 @@ class OutsideKeys:
         if len(cache) >= self._issuers_max:
             del cache[next(iter(cache))]
         cache[issuer] = value
+
+
+class PublishedKeys(OutsideKeys):
+    """The same for key sets that are known by their own address: a client says at its registration where its keys are."""
+
+    async def _address(self, issuer: str) -> str:
+        return issuer
 
 
 def _usable_keys(document: Mapping[str, Any]) -> dict[str, OutsideKey]:
