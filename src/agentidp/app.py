@@ -226,9 +226,10 @@ def _framework(routers: Sequence[APIRouter], routes: Sequence[APIRoute]) -> Fast
 
 
 async def _unrouted(routes: Sequence[APIRoute], request: Request, _: HTTPException) -> Response:
-    """No route took the request: 405 with every method that the path knows, or 404."""
+    """No route took the request: 405 with every method that the path knows, or 404. A path that has a name of its own is no other's parameter."""
     path = request.scope["path"]
-    allowed = sorted({method for route in routes if route.path_regex.match(path) for method in methods_of(route)})
+    own = [route for route in routes if route.path == path] or [route for route in routes if route.path_regex.match(path)]
+    allowed = sorted({method for route in own for method in methods_of(route)})
     problem: Problem = MethodNotAllowed(headers={"Allow": ", ".join(allowed)}) if allowed else NotFound()
     return render(problem, oauth=_is_oauth(request.scope))
 

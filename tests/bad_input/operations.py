@@ -66,8 +66,8 @@ WITH_IDS = [operation for operation in OPERATIONS if operation.names]
 LISTS = [operation for operation in OPERATIONS if "cursor" in operation.query]
 GUARDED = [operation for operation in OPERATIONS if operation.is_guarded]
 PATHS = {template: sorted(method.upper() for method in methods) for template, methods in DOCUMENT["paths"].items()}
-# every method that the path knows, also as another operation's: `explain` might be an id
-ALLOWED = {
+# every method that is served there, also as another operation's: `explain` might be an id
+SERVED = {
     template: sorted({method for route in ROUTES if route.path_regex.match(_PARAMETER.sub(new_id(0), template)) for method in methods_of(route)})
     for template in DOCUMENT["paths"]
 }

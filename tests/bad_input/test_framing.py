@@ -13,7 +13,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 from tests.bad_input import wire
 from tests.bad_input.conftest import Target
-from tests.bad_input.operations import ALLOWED, FORM, JSON, METHODS, OPERATIONS, PATHS, WITH_BODY, WITH_FORM, WITH_JSON, Operation
+from tests.bad_input.operations import FORM, JSON, METHODS, OPERATIONS, PATHS, SERVED, WITH_BODY, WITH_FORM, WITH_JSON, Operation
 
 from agentidp.core import limits
 from agentidp.server import BoundedProtocol
@@ -47,10 +47,10 @@ def test_the_served_document_is_the_one_under_test(target: Target) -> None:
 def test_a_method_that_the_path_does_not_know_is_405_with_allow(target: Target, template: str) -> None:
     operation = next(operation for operation in OPERATIONS if operation.template == template)
     for method in METHODS:
-        if method not in ALLOWED[template]:
+        if method not in SERVED[template]:
             response = target.client.request(method, operation.path(), headers=target.bearer)
             assert response.status_code == 405, method
-            assert response.headers["allow"].split(", ") == ALLOWED[template]
+            assert response.headers["allow"].split(", ") == PATHS[template]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=str)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, get_args
 
+import jsonschema_rs
 import pytest
 import schemathesis
 from hypothesis import strategies as st
@@ -33,6 +34,7 @@ from agentidp.core.caller import Caller
 from agentidp.credentials.queries import list_credentials
 from agentidp.db.paging import PageRequest
 from agentidp.organizations.actions import update_organization
+from agentidp.tokens.grants import GRANTS
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +42,7 @@ SEED = 20_261_122
 FUZZED_REQUESTS = 40  # per operation
 OPERATIONS = sorted(str(route.operation_id) for route in ROUTES if route.include_in_schema)
 TOKEN = "POST /api/v1/token"
+POLICIES = "POST /api/v1/oidc/trust-policies"
 CHECKOUTS = ("POST /api/v1/billing/checkout", "POST /api/v1/tiers/upgrade")
 SUMMARY = "GET /api/v1/analytics/usage-summary"
 WEBHOOK = "POST /api/v1/billing/webhook"
@@ -147,6 +150,10 @@ def prepare(tenant: Tenant, caller: TestAgent, seen_emails: set[str], case: Any)
         case.headers["Stripe-Signature"] = signature(json.dumps(case.body).encode(), [WEBHOOK_SECRET], case.body["created"])
     if case.operation.label == SUMMARY and (dates := [case.query[name] for name in ("from", "to") if name in case.query]) and all(map(is_date, dates)):
         case.query |= {"from": dates[0], "to": dates[0]}  # one day is always in order, and never too long
+    if case.operation.label == POLICIES and is_valid(tenant.server, case.body):
+        case.body = trustworthy(caller, case.body)
+    if case.operation.label == TOKEN and body.get("grant_type") in GRANTS:
+        body["grant_type"] = "client_credentials"  # the others need a token of somebody's
     if case.operation.label == TOKEN:
         body |= {"client_id": caller.agent_id, "client_secret": caller.client_secret}
     else:
@@ -165,6 +172,18 @@ def prepare(tenant: Tenant, caller: TestAgent, seen_emails: set[str], case: Any)
 
 def is_shaped(jwk: dict[str, Any], numbers: dict[str, str]) -> bool:
     return all(isinstance(jwk.get(name), str) and re.fullmatch(form, jwk[name], re.ASCII) for name, form in numbers.items())
+
+
+def is_valid(server: RunningServer, body: Any) -> bool:
+    """Whether the document allows this body of a trust policy."""
+    schema = {"components": server.check.document["components"], "$ref": "#/components/schemas/TrustPolicyRequest"}
+    return isinstance(body, dict) and jsonschema_rs.Draft202012Validator(schema).is_valid(body)
+
+
+def trustworthy(caller: TestAgent, body: dict[str, Any]) -> dict[str, Any]:
+    """What JSON Schema cannot say: who is trusted must be somebody in particular, whose claims are known, by an agent that is there."""
+    kept = {name: value for name, value in body.items() if name in {"branch", "scopes"}}
+    return kept | {"provider": "github", "repository": "acme/screener"} | ({"agentId": caller.agent_id} if body.get("agentId") else {})
 
 
 def is_date(value: Any) -> bool:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
@@ -88,6 +89,14 @@ class FakeGitHub(FakeIssuer):
     def __init__(self, *, is_numbered: bool = True) -> None:
         super().__init__()
         self.is_numbered = is_numbered
+
+    def reply(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        """Also what a job asks for its token: docs.github.com/actions/reference/security/oidc."""
+        asked = urlsplit(path)
+        if asked.path == "/request":
+            audience = parse_qs(asked.query)["audience"][0]
+            return 200, {"Content-Type": "application/json"}, json.dumps({"value": self.token(audience)}).encode()
+        return super().reply(path)
 
     def header(self) -> dict[str, Any]:
         return super().header() | {"x5t": "eBZ_cn3sXYAd0ch4THBKHIgOwOE"}

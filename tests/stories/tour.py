@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.architecture.source import ROOT
 from tests.fakes.fake_stripe import FakeStripe
-from tests.processes import environment, serving
+from tests.processes import ServerProcess, environment, serving
 
 _FENCE = re.compile(r"^```(sh|text|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARK = "\x1e"
@@ -31,15 +32,18 @@ class Step:
     shown: str | None = None
 
 
-def follow(document: str, folder: Path, stripe: FakeStripe | None = None) -> None:
+Prepare = Callable[[ServerProcess], dict[str, str]]
+
+
+def follow(document: str, folder: Path, stripe: FakeStripe | None = None, settings: Mapping[str, str] | None = None, prepare: Prepare = lambda _: {}) -> None:
     """Serve an empty instance in the folder, one that sells its plans if there is a Stripe, and do there what the document says.
 
-    Raises AssertionError where it is not so.
+    `prepare` gives the shell more variables. Raises AssertionError where it is not so.
     """
     if not shutil.which("curl"):
         print("skipped: the tour needs curl")
         pytest.skip("curl is missing")
-    with serving(folder, **(_at(stripe) if stripe else {})) as server:
+    with serving(folder, **(_at(stripe) if stripe else {}), **(settings or {})) as server:
         text = (ROOT / document).read_text("utf-8").replace("http://127.0.0.1:3000", server.url)
         if stripe:
             text = text.replace("http://127.0.0.1:12111", stripe.url)
@@ -50,7 +54,7 @@ def follow(document: str, folder: Path, stripe: FakeStripe | None = None) -> Non
         answer = subprocess.run(
             ["bash", "-c", script],
             cwd=folder,
-            env=environment({"PATH": path}),
+            env=environment({"PATH": path} | prepare(server)),
             capture_output=True,
             text=True,
             timeout=_SECONDS_MAX,

@@ -90,7 +90,7 @@ async def read_form(request: Request) -> Form:
         if name in form and name not in _REPEATABLE:
             raise Invalid(f"The parameter {name[:64]} is given more than once.")
         values = form.setdefault(name, [])
-        if value:
+        if value or name in _REPEATABLE:  # of those it is counted how often they are given
             values.append(value)
     return {name: values for name, values in form.items() if values}
 

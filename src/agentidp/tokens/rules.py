@@ -91,7 +91,7 @@ def optional_audience(form: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     resources = form.get("resource", ())
     if len(resources) > limits.RESOURCES_MAX:
         raise InvalidTarget(f"At most {limits.RESOURCES_MAX} resources.")
-    return tuple(dict.fromkeys(_canonical(resource) for resource in resources))
+    return tuple(dict.fromkeys(_canonical(resource) for resource in resources if resource))
 
 
 def _canonical(resource: str) -> str:

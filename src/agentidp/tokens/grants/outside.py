@@ -59,8 +59,11 @@ async def exchange(request: Request, unverified_token: str, wanted: Wanted) -> d
     instance, source, proof = instance_of(request), origin(request), read_proof(request)
     organization_id, token = await _verified(request, unverified_token)
     found = _Chosen(instance, organization_id, token, wanted, source)
-    if (await found.policy(fresh=False)).agent_id is None:
-        return await _registration(instance, await found.policy(fresh=True), found, source)
+    policy = await found.policy(fresh=False)
+    if policy.agent_id is None:
+        policy = await found.policy(fresh=True)  # no credential stands for it, so nothing else would tell that it is out of date
+    if policy.agent_id is None:
+        return await _registration(instance, policy, found, source)
     audience = wanted.audience or (instance.settings.default_audience,)
 
     async def decide(client: Snapshot | None) -> tuple[Entry, IssuedToken]:
@@ -75,7 +78,10 @@ async def exchange(request: Request, unverified_token: str, wanted: Wanted) -> d
         basis = found.basis(chosen.allowed_scopes(client.scopes - ({OPERATOR_SCOPE} if chosen.scopes is None else frozenset())), proof)
         return issue_token(client, now, source, scope=wanted.scope, audience=audience, lifetime_seconds=instance.settings.tokens.lifetime_seconds, basis=basis)
 
-    entry, answer = await instance.ledger.settle(found.snapshot, decide, lambda issued: token_answer(instance, issued))
+    try:
+        entry, answer = await instance.ledger.settle(found.snapshot, decide, lambda issued: token_answer(instance, issued))
+    except _LeadsToNoAgent:
+        return await _registration(instance, found.chosen, found, source)
     match entry.verdict:
         case Verdict.OVER_LIMIT:
             raise TooManyTokens(instance.clock(), audit=[over_limit(entry.snapshot)])
@@ -86,6 +92,10 @@ async def exchange(request: Request, unverified_token: str, wanted: Wanted) -> d
     note_use(entry, instance.clock())
     instance.metrics.tokens_issued.inc()
     return answer
+
+
+class _LeadsToNoAgent(Exception):
+    """The policy that is chosen now registers an agent; the one that this process knew before did not."""
 
 
 class _Chosen:
@@ -100,8 +110,8 @@ class _Chosen:
     async def snapshot(self) -> Snapshot | None:
         self._asked += 1
         chosen = self.chosen if self._asked == 1 else await self.policy(fresh=True)
-        if chosen.credential_id is None:  # it leads to no agent any longer
-            raise Unavailable("The trust policies are being changed; nothing was done. Please try again.")
+        if chosen.credential_id is None:
+            raise _LeadsToNoAgent
         return await self._instance.ledger.snapshots.find(self._organization_id, chosen.credential_id)
 
     async def policy(self, *, fresh: bool) -> Policy:
@@ -183,8 +193,6 @@ async def _providers(instance: Instance, organization_id: str, unverified: Unver
 
 async def _registration(instance: Instance, policy: Policy, found: _Chosen, source: Origin) -> dict[str, Any]:
     wanted, issuer = found.wanted, instance.settings.issuer
-    if policy.agent_id is not None:
-        raise Unavailable("The trust policies are being changed; nothing was done. Please try again.")
     if wanted.scope not in {None, REGISTRATION_SCOPE}:
         raise InvalidScopes(f"The trust policy names no agent: its tokens register one, with scope {REGISTRATION_SCOPE} and no other.")
     if wanted.audience not in {(), (issuer,)}:
