@@ -83,7 +83,7 @@ _KIND_AND_KEY: dict[str, Any] = {
         {"properties": {"kind": {"const": "public_key"}, "jwk": False}, "required": ["kind", "jwksUri"]},
     ]
 }
-_URI = StringConstraints(min_length=1, max_length=limits.URL_CHARACTERS_MAX, pattern=r"^https?://[^\s/?#]+(/[^\s#]*)?$")
+_URI = StringConstraints(min_length=1, max_length=limits.URL_CHARACTERS_MAX, pattern=r"^https?://[!-~]+$")
 
 
 class CredentialRequest(RequestBody):
