@@ -174,6 +174,8 @@ def prepare(tenant: Tenant, caller: TestAgent, seen_emails: set[str], case: Any)
         body.pop(name, None)
     if isinstance(jwk := body.get("jwk"), dict) and (numbers := NUMBERS.get(str(jwk.get("kty")))) and is_shaped(jwk, numbers):
         jwk |= {name: KEYS[jwk["kty"]][name] for name in numbers}
+    if isinstance(uri := body.get("jwksUri"), str) and len(uri) <= limits.URL_CHARACTERS_MAX and re.fullmatch(r"https?://[!-~]+", uri):
+        body["jwksUri"] = "https://keys.example.com/jwks.json"  # the rules of what may be called are no pattern
     if isinstance(email := body.get("email"), str):
         if email in seen_emails:
             body["email"] = f"{len(seen_emails)}{email}"

@@ -1,4 +1,4 @@
-"""The public keys of other issuers: found by discovery or where a partner has them, kept as HTTP says, never longer than a bound, and only for the issuer that published them.
+"""The public keys of other issuers, and of clients that publish theirs: found by discovery or at their own address, kept as HTTP says, never longer than a bound, and only for whom they are.
 
 OpenID Connect Discovery section 4, RFC 7517. An issuer that cannot be reached is trusted on what it said last, for a while; then nobody can tell, and the answer is
 503. What a document or a key may not be is ignored, so that one bad key does not take the good ones with it.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
@@ -12,13 +13,14 @@ from agentidp.core import limits
 from agentidp.core.errors import InvalidFields
 from agentidp.core.ids import new_id
 from agentidp.core.secrets import keyed_hash
-from agentidp.credentials.queries import count_active_credentials, has_key, lock_credential, to_credential
+from agentidp.credentials.queries import count_active_credentials, has_key, lock_credential, publishes_keys, to_credential
 from agentidp.credentials.rules import (
     ClientSecret,
     Credential,
     CredentialAlreadyRevoked,
     KeyAlreadyRegistered,
     KeyNotRotated,
+    KeysPublishedElsewhere,
     TooManyCredentials,
     new_client_secret,
     require_administrator,
@@ -28,6 +30,7 @@ from agentidp.db.schema import credential_keys, credential_secrets, credentials
 from agentidp.db.unit import Tx
 
 _KEEP: Any = object()
+_HINT_CHARACTERS_MAX = 64  # as the column is wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,18 @@ def register_key(tx: Tx, agent_id: str, key: ForeignKey, expires_at: int | None 
     agent = _lock_for_another(tx, agent_id, expires_at)
     if has_key(tx, agent_id, key.thumbprint):
         raise KeyAlreadyRegistered
-    credential_id = _insert(tx, agent_id, "public_key", key.thumbprint, expires_at)
-    owner = {"agent_id": agent_id, "credential_id": credential_id, "organization_id": tx.caller.organization_id}
-    tx.run(sa.insert(credential_keys).values(**owner, public_jwk=key.members, created_at=tx.now))
-    return to_credential(lock_credential(tx, agent_id, credential_id), agent.status, tx.now)
+    return _insert_key(tx, agent, key.thumbprint, expires_at, public_jwk=key.members)
+
+
+def register_key_set(tx: Tx, agent_id: str, jwks_uri: str, expires_at: int | None = None) -> Credential:
+    """Where the agent publishes its keys, which shows as the host. Raises what `generate_credential` does, and KeysPublishedElsewhere.
+
+    There is one such place an agent: what an assertion makes us fetch is bounded.
+    """
+    agent = _lock_for_another(tx, agent_id, expires_at)
+    if publishes_keys(tx, agent_id):
+        raise KeysPublishedElsewhere
+    return _insert_key(tx, agent, (urlsplit(jwks_uri).hostname or "")[:_HINT_CHARACTERS_MAX], expires_at, jwks_uri=jwks_uri)
 
 
 def rotate_credential(
@@ -141,6 +152,13 @@ def _insert(tx: Tx, agent_id: str, kind: str, hint: str, expires_at: int | None)
     tx.count("credentialsGenerated")
     tx.record("credential.generated", "credential", credential_id, agentId=agent_id, hint=hint, kind=kind)
     return credential_id
+
+
+def _insert_key(tx: Tx, agent: sa.Row[Any], hint: str, expires_at: int | None, **columns: object) -> Credential:
+    credential_id = _insert(tx, agent.agent_id, "public_key", hint, expires_at)
+    owner = {"agent_id": agent.agent_id, "credential_id": credential_id, "organization_id": tx.caller.organization_id}
+    tx.run(sa.insert(credential_keys).values(**owner, **columns, created_at=tx.now))
+    return to_credential(lock_credential(tx, agent.agent_id, credential_id), agent.status, tx.now)
 
 
 def _lock_manageable(tx: Tx, agent_id: str, scope: str = "agents:write", scopes: frozenset[str] | None = None) -> sa.Row[Any]:

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
-from pydantic import ConfigDict, Field, WithJsonSchema
+from pydantic import ConfigDict, Field, StringConstraints, WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -14,12 +14,20 @@ from agentidp.auth.guard import ANY_TOKEN, GuardedRoute, read, write
 from agentidp.auth.instance import instance_of
 from agentidp.auth.jwk import ForeignKey, InvalidKey, parse_public
 from agentidp.core import limits
-from agentidp.core.errors import InvalidFields
+from agentidp.core.addresses import ForbiddenUrl, check_url
+from agentidp.core.errors import Invalid, InvalidFields
 from agentidp.core.http import NO_STORE
 from agentidp.core.operations import secured
 from agentidp.core.resources import InstantIn, InstantOut, Page, PageParameters, RequestBody, Resource, Uuid, WholeNumber, absent
 from agentidp.credentials import actions, queries
-from agentidp.credentials.rules import CredentialAlreadyRevoked, CredentialNotFound, KeyAlreadyRegistered, KeyNotRotated, TooManyCredentials
+from agentidp.credentials.rules import (
+    CredentialAlreadyRevoked,
+    CredentialNotFound,
+    KeyAlreadyRegistered,
+    KeyNotRotated,
+    KeysPublishedElsewhere,
+    TooManyCredentials,
+)
 from agentidp.db.paging import page_request
 
 router = APIRouter(prefix="/api/v1/agents/{agentId}/credentials", tags=["Credentials"], route_class=GuardedRoute)
@@ -39,7 +47,7 @@ class CredentialResource(Resource):
     client_id: Uuid = Field(description="The agent's id; send it as `client_id`.")
     kind: Literal["secret", "public_key", "policy"] = Field(description="`policy`: it stands for a trust policy.")
     status: CredentialStatus
-    hint: str = Field(description="The public beginning of the secret, the key's thumbprint (RFC 7638), or the policy's id.")
+    hint: str = Field(description="The public beginning of the secret, the key's thumbprint (RFC 7638), the host that publishes keys, or the policy's id.")
     created_at: InstantOut
     expires_at: InstantOut | None
     revoked_at: InstantOut | None
@@ -70,10 +78,12 @@ _JWK_SCHEMA = {
 }
 _KIND_AND_KEY: dict[str, Any] = {
     "oneOf": [
-        {"properties": {"kind": {"const": "secret"}, "jwk": False}},
-        {"properties": {"kind": {"const": "public_key"}}, "required": ["kind", "jwk"]},
+        {"properties": {"kind": {"const": "secret"}, "jwk": False, "jwksUri": False}},
+        {"properties": {"kind": {"const": "public_key"}, "jwksUri": False}, "required": ["kind", "jwk"]},
+        {"properties": {"kind": {"const": "public_key"}, "jwk": False}, "required": ["kind", "jwksUri"]},
     ]
 }
+_URI = StringConstraints(min_length=1, max_length=limits.URL_CHARACTERS_MAX, pattern=r"^https?://[!-~]+$")
 
 
 class CredentialRequest(RequestBody):
@@ -85,17 +95,28 @@ class CredentialRequest(RequestBody):
     jwk: Annotated[dict[str, Any], Field(max_length=limits.FOREIGN_KEY_MEMBERS_MAX), WithJsonSchema(_JWK_SCHEMA)] = Field(
         default_factory=absent, description="With kind `public_key`: the key (RFC 7517), for ES256, RS256 (2048 to 4096 bits) or Ed25519. Never a private one."
     )
+    jwks_uri: Annotated[str, _URI] = Field(
+        default_factory=absent,
+        description="Instead of `jwk`: where the agent publishes its keys (RFC 7517 section 5), at a public https address. Its assertions name one as `kid`.",
+        examples=["https://agent.example.com/jwks.json"],
+    )
     expires_at: InstantIn | None = Field(None, description="In the future; no expiry when absent.")
 
-    @property
-    def key(self) -> ForeignKey | None:
-        """Raises InvalidFields."""
-        if (self.kind == "public_key") != ("jwk" in self.model_fields_set):
-            raise InvalidFields([("jwk", "is needed for a public key" if self.kind == "public_key" else "goes with kind public_key")])
+    def key(self, *, allow_loopback: bool) -> ForeignKey | str | None:
+        """The key, or where it is published; None for a secret. Raises Invalid."""
+        given = self.model_fields_set & {"jwk", "jwks_uri"}
+        if len(given) != (self.kind == "public_key"):
+            raise InvalidFields([("jwk", "either this or jwksUri is needed for a public key" if self.kind == "public_key" else "goes with kind public_key")])
         try:
-            return parse_public(self.jwk) if self.kind == "public_key" else None
+            if "jwks_uri" in given:
+                check_url(self.jwks_uri, allow_loopback=allow_loopback)
+                return self.jwks_uri
+            return parse_public(self.jwk) if given else None
         except InvalidKey as error:
             raise InvalidFields([("jwk", str(error))]) from error
+        except ForbiddenUrl as error:
+            fields = [{"field": "jwksUri", "message": str(error)}]
+            raise Invalid(f"jwksUri: {error}", details={"fields": fields, "reason": error.reason}) from error
 
 
 class RotationRequest(RequestBody):
@@ -120,13 +141,26 @@ def _shown_once(response: Response, created: actions.NewCredential) -> Credentia
     "",
     status_code=201,
     operation_id="generateCredential",
-    **secured(ANY_TOKEN, AgentNotFound, AgentNotActive, TooManyCredentials, KeyAlreadyRegistered, body=True, otherwise="agents:write", scope_note=_WRITE),
+    **secured(
+        ANY_TOKEN,
+        AgentNotFound,
+        AgentNotActive,
+        TooManyCredentials,
+        KeyAlreadyRegistered,
+        KeysPublishedElsewhere,
+        body=True,
+        otherwise="agents:write",
+        scope_note=_WRITE,
+    ),
 )
 async def generate(
     request: Request, response: Response, agent_id: AgentPath, body: CredentialRequest | None = None
 ) -> CredentialWithSecret | CredentialResource:
     """Generate a secret, or register a public key, of which nothing secret is answered. At most 10 active credentials an agent."""
-    expires_at, key = (body.expires_at, body.key) if body else (None, None)
+    asked, allow_loopback = body or CredentialRequest(), instance_of(request).settings.webhooks.allow_loopback
+    expires_at, key = asked.expires_at, asked.key(allow_loopback=allow_loopback)
+    if isinstance(key, str):
+        return CredentialResource.model_validate(await write(request, actions.register_key_set, agent_id, key, expires_at))
     if key is not None:
         return CredentialResource.model_validate(await write(request, actions.register_key, agent_id, key, expires_at))
     return _shown_once(response, await write(request, actions.generate_credential, agent_id, instance_of(request).secret_key, expires_at))

@@ -9,7 +9,7 @@ from agentidp.agents.rules import Agent
 from agentidp.core.ids import is_id
 from agentidp.credentials.rules import Credential, CredentialNotFound, credential_status, require_may_manage
 from agentidp.db.paging import PageRequest, RowPage, fetch_page
-from agentidp.db.schema import credential_uses, credentials
+from agentidp.db.schema import credential_keys, credential_uses, credentials
 from agentidp.db.unit import Tx
 
 
@@ -41,6 +41,14 @@ def count_active_credentials(tx: Tx, agent_id: str) -> int:
 def has_key(tx: Tx, agent_id: str, thumbprint: str) -> bool:
     """Whether the key is one of the agent's that are not revoked."""
     return tx.one(_of_agent(tx, agent_id).where(credentials.c.hint == thumbprint, credentials.c.revoked_at.is_(None))) is not None
+
+
+def publishes_keys(tx: Tx, agent_id: str) -> bool:
+    """Whether the agent has a credential that is not revoked and says where its keys are."""
+    key = credential_keys
+    mine = sa.and_(credentials.c.organization_id == key.c.organization_id, credentials.c.credential_id == key.c.credential_id)
+    query = sa.select(key.c.credential_id).join(credentials, mine).where(key.c.organization_id == tx.caller.organization_id, key.c.agent_id == agent_id)
+    return tx.one(query.where(key.c.jwks_uri.is_not(None), credentials.c.revoked_at.is_(None))) is not None
 
 
 def to_credential(row: sa.Row[Any], agent_status: str, now: int) -> Credential:

@@ -37,6 +37,10 @@ class KeyAlreadyRegistered(Conflict):
     title = "The agent has this key already; a second credential with it would keep it alive when the first is revoked."
 
 
+class KeysPublishedElsewhere(Conflict):
+    title = "The agent publishes its keys already; revoke that credential before you register another address."
+
+
 class KeyNotRotated(Conflict):
     title = (
         "Only a secret is rotated. A key is replaced by another credential: generate one for the new key, and revoke this one when nobody uses it any longer."

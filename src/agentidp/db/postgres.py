@@ -190,6 +190,10 @@ class PostgresDatabase:
         except (TimeoutError, OSError, sa.exc.TimeoutError) as error:
             log.warning("the database did not answer", extra={"error": repr(error)})
             raise Unavailable from error
+        except OutcomeUnknown as error:
+            if (task := asyncio.current_task()) is not None and task.cancelling():  # whoever is to end must not go on
+                raise asyncio.CancelledError from error
+            raise
         except sa.exc.IntegrityError:
             raise  # an action that expects one catches it; anything else is a fault of ours
         except sa.exc.DBAPIError as error:

@@ -164,14 +164,15 @@ credential_secrets = sa.Table(
     sa.Index("ix_credential_secrets_credential", "organization_id", "credential_id"),
 )
 
-# owner: credentials. The directory by which a client's keys are found without knowing its organization.
+# owner: credentials. The directory by which a client's keys are found without knowing its organization: a key, or where they are published.
 credential_keys = sa.Table(
     "credential_keys",
     metadata,
     sa.Column("agent_id", Id, primary_key=True),
     sa.Column("credential_id", Id, primary_key=True),
     sa.Column("organization_id", Id, nullable=False),
-    sa.Column("public_jwk", Json, nullable=False),
+    sa.Column("public_jwk", Json),
+    sa.Column("jwks_uri", sa.Text),
     sa.Column("created_at", Instant, nullable=False),
     sa.ForeignKeyConstraint(["organization_id", "credential_id"], ["credentials.organization_id", "credentials.credential_id"]),
     sa.Index("ix_credential_keys_credential", "organization_id", "credential_id"),

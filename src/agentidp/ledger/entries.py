@@ -60,11 +60,20 @@ class SecretSnapshot:
 
 
 @dataclass(slots=True)
+class ClientKey:
+    """A public key that a client has registered, or where it publishes its keys, and the credential that this belongs to."""
+
+    public_jwk: Mapping[str, str] | None
+    jwks_uri: str | None
+    credential: Snapshot
+
+
+@dataclass(slots=True)
 class ClientKeys:
-    """The public keys that a client has registered and not revoked, each as a JWK with the credential that it belongs to; the newest first."""
+    """What a client has registered and not revoked; the newest first."""
 
     client_id: str
-    keys: tuple[tuple[Mapping[str, str], Snapshot], ...]
+    keys: tuple[ClientKey, ...]
 
 
 class Verdict(Enum):

@@ -9,7 +9,7 @@ from agentidp.core.caller import SYSTEM, Caller
 from agentidp.core.plans import Plans, limit_of
 from agentidp.db.schema import agents, credential_keys, credential_secrets, credentials, organizations
 from agentidp.db.unit import Database, Tx
-from agentidp.ledger.entries import ClientKeys, SecretSnapshot, Snapshot
+from agentidp.ledger.entries import ClientKey, ClientKeys, SecretSnapshot, Snapshot
 
 _COLUMNS = (
     credentials.c.organization_id,
@@ -96,7 +96,7 @@ def read_client_keys(tx: Tx, client_id: str, plans: Plans) -> ClientKeys | None:
     """Looks across organizations, too: an agent belongs to exactly one."""
     key = credential_keys
     query = (
-        sa.select(key.c.public_jwk, *_COLUMNS)
+        sa.select(key.c.public_jwk, key.c.jwks_uri, *_COLUMNS)
         .select_from(_TABLES.join(key, sa.and_(key.c.organization_id == credentials.c.organization_id, key.c.credential_id == credentials.c.credential_id)))
         .where(key.c.agent_id == client_id, credentials.c.revoked_at.is_(None))
         .where(sa.or_(credentials.c.expires_at.is_(None), credentials.c.expires_at > tx.now))
@@ -104,7 +104,7 @@ def read_client_keys(tx: Tx, client_id: str, plans: Plans) -> ClientKeys | None:
         .limit(limits.ACTIVE_CREDENTIALS_PER_AGENT_MAX)
     )
     rows = tx.all(query)
-    return ClientKeys(client_id, tuple((row.public_jwk, _from_row(row, plans)) for row in rows)) if rows else None
+    return ClientKeys(client_id, tuple(ClientKey(row.public_jwk, row.jwks_uri, _from_row(row, plans)) for row in rows)) if rows else None
 
 
 def read_snapshot(tx: Tx, organization_id: str, credential_id: str, plans: Plans) -> Snapshot | None:

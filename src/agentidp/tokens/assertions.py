@@ -1,21 +1,22 @@
-"""Client assertions: a client authenticates with a JWT that it signed with a registered key, `private_key_jwt`.
+"""Client assertions: a client authenticates with a JWT that it signed with a key that it registered or publishes, `private_key_jwt`.
 
 RFC 7523 section 3 with the audience of 7523bis: our issuer and nothing else, so that an assertion is of no use elsewhere. That it is used
 once, and that its key is still registered, the ledger's commit confirms.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentidp.auth.claims import LEEWAY_MS, instant, past_instant, token_id
 from agentidp.auth.instance import Instance
 from agentidp.auth.jwk import parse_public, thumbprint
-from agentidp.auth.jws import InvalidToken, UnverifiedToken, parse_unverified, verify_signature
+from agentidp.auth.jws import InvalidToken, PublicKey, UnverifiedToken, parse_unverified, verify_signature
+from agentidp.auth.outside_keys import IssuerUnreachable, OutsideKey
 from agentidp.core import limits
 from agentidp.core.caller import AuditEntry
+from agentidp.core.errors import Unavailable
 from agentidp.core.ids import is_id
 from agentidp.credentials.rules import credential_status
-from agentidp.ledger.entries import ClientKeys, OneTime, Snapshot
+from agentidp.ledger.entries import ClientKey, ClientKeys, OneTime, Snapshot
 from agentidp.tokens.actions import require_active
 from agentidp.tokens.rules import InvalidClient
 
@@ -33,20 +34,38 @@ class PresentedAssertion:
     once: tuple[OneTime, ...]
     _token: UnverifiedToken
     _instance: Instance
+    _published: dict[str, OutsideKey | None] = field(default_factory=dict)  # the key that it names, by where the client publishes its keys
 
     async def find(self) -> ClientKeys | None:
-        return await self._instance.ledger.snapshots.find_keys(self.client_id)
+        """Also looks the key up where the client publishes them. Raises Unavailable when nobody answers there, and nobody did lately."""
+        stored, key_id = await self._instance.ledger.snapshots.find_keys(self.client_id), self._token.header.get("kid")
+        if stored is None or key_id is None or any(key_id in _names(key) for key in stored.keys):
+            return stored
+        for uri in {key.jwks_uri for key in stored.keys if key.jwks_uri is not None}:  # one at most
+            try:
+                self._published[uri] = await self._instance.outside_keys.find(uri, key_id, jwks_uri=uri)
+            except IssuerUnreachable as error:
+                raise Unavailable("The keys of the client cannot be had right now; nothing was done. Please try again.") from error
+        return stored
 
     def authenticate(self, stored: ClientKeys | None, now: int) -> Snapshot:
         """The active agent behind the key, as far as the snapshot goes. Raises InvalidClient or UnauthorizedClient, with its audit event."""
-        key_id = self._token.header.get("kid")
-        for jwk, credential in stored.keys if stored is not None else ():
-            if key_id in {None, credential.credential_id, thumbprint(jwk)} and _is_active(credential, now) and _is_signed_with(self._token, jwk):
-                return require_active(credential, now)
+        for key in stored.keys if stored is not None else ():
+            if _is_active(key.credential, now) and self._is_signed_with(key):
+                return require_active(key.credential, now)
         if stored is None:
             raise _refused("unknown client, or one without keys")
-        known = stored.keys[0][1]
+        known = stored.keys[0].credential
         raise _refused("signed with no active key of the client", organization_id=known.organization_id, agent_id=known.agent_id)
+
+    def _is_signed_with(self, key: ClientKey) -> bool:
+        if key.public_jwk is None:
+            published = self._published.get(key.jwks_uri or "")
+            return published is not None and _verifies(published.algorithm, published.key, self._token)
+        if self._token.header.get("kid") not in {None, *_names(key)}:
+            return False
+        registered = parse_public(key.public_jwk)
+        return _verifies(registered.algorithm, registered.public_key, self._token)
 
 
 def presented_assertion(assertion_type: str, text: str, client_id: str | None, instance: Instance) -> PresentedAssertion:
@@ -88,10 +107,14 @@ def _is_active(credential: Snapshot, now: int) -> bool:
     return status == "active"
 
 
-def _is_signed_with(token: UnverifiedToken, jwk: Mapping[str, str]) -> bool:
-    key = parse_public(jwk)
+def _names(key: ClientKey) -> tuple[str, ...]:
+    """How an assertion may name a registered key; one that is published has the name that it is published under."""
+    return () if key.public_jwk is None else (key.credential.credential_id, thumbprint(key.public_jwk))
+
+
+def _verifies(algorithm: str, key: PublicKey, token: UnverifiedToken) -> bool:
     try:
-        verify_signature(key.algorithm, key.public_key, token)
+        verify_signature(algorithm, key, token)
     except InvalidToken:
         return False
     return True

@@ -25,7 +25,8 @@ def upgrade() -> None:
         sa.Column("agent_id", _ID, nullable=False),
         sa.Column("credential_id", _ID, nullable=False),
         sa.Column("organization_id", _ID, nullable=False),
-        sa.Column("public_jwk", _JSON, nullable=False),
+        sa.Column("public_jwk", _JSON),
+        sa.Column("jwks_uri", sa.Text),
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.ForeignKeyConstraint(
             ["organization_id", "credential_id"],
