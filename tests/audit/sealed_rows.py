@@ -17,8 +17,8 @@ def sealed_rows(length: int, values: Callable[[int], dict[str, Any]]) -> Iterato
     """In the order of `ROW`. `values` says what is special about the event with this number; `metadata` is a dictionary."""
     head = FIRST_PREVIOUS_HASH
     for seq in range(1, length + 1):
-        known = {"action": "token.issued", "outcome": "success", "timestamp": BEGUN + seq, "metadata": {"scope": "a b", "seq": seq}} | FILLED | values(seq)
-        known |= {"organization_id": ORGANIZATION, "event_id": first_id(BEGUN + seq), "seq": seq, "previous_hash": head, "hash": None}
+        known = {"action": "token.issued", "outcome": "success", "timestamp": BEGUN + seq, "metadata": {"scope": "a b", "seq": seq}, **FILLED}
+        known |= {"organization_id": ORGANIZATION, "event_id": first_id(BEGUN + seq), "seq": seq, "previous_hash": head, "hash": None} | values(seq)
         known["metadata"] = msgspec.json.encode(known["metadata"], order="sorted").decode()
         known["hash"] = head = event_hash(from_row(tuple(known[name] for name in ROW)))
         yield tuple(known[name] for name in ROW)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from agentidp.audit.rules import Dates, Verification
 from agentidp.core import limits
 from agentidp.core.caller import Caller
 from agentidp.db.unit import Database
-from agentidp.ledger.chain import FIRST_PREVIOUS_HASH, ROW, Break
+from agentidp.ledger.chain import FIRST_PREVIOUS_HASH, ROW, Break, Reason
 from agentidp.ledger.checkpoint import Checkpoint, origin, sign
 
 CALLER = Caller(ORGANIZATION)
@@ -162,6 +163,30 @@ def test_content_moved_over_the_border_of_a_column_is_found(database_url: str) -
                 old = tuple(mine[name] for name in move)
                 await hands.run((f"UPDATE audit_events SET {names} WHERE seq = 2", old))
             assert (await _whole(database, 3)).size == 3
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        (lambda seq: {"seq": seq + (seq > 2)}, (4, "gap")),
+        (lambda seq: {"seq": seq * 3}, (3, "gap")),
+        (lambda seq: {"previous_hash": "ab" * 32} if seq == 3 else {}, (3, "link")),
+        (lambda seq: {"previous_hash": None} if seq == 3 else {}, (3, "link")),
+    ],
+)
+def test_a_chain_that_was_sealed_wrong_is_found(database_url: str, changed: Callable[[int], dict[str, Any]], found: tuple[int, Reason]) -> None:
+    """Every hash fits its own event."""
+
+    async def work() -> None:
+        async with opened(database_url) as database, Hands(database_url) as hands:
+            await put(hands, 5, changed)
+            await hands.run(("UPDATE audit_heads SET size = (SELECT max(seq) FROM audit_events)", ()))
+            assert (await _whole(database, 15)).size == 0
+            broken = (await _verify(database)).broken
+            assert broken is not None
+            assert (broken.seq, broken.reason) == found
 
     run(work())
 
