@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from tests.audit.tampering import Hands
 from tests.db.opened import opened
 
+from agentidp.audit.intact import follow_intact
 from agentidp.audit.queries import find_range, get_chain_state, get_event, list_events, list_links
 from agentidp.audit.rules import AuditFilter, Dates
 from agentidp.core.caller import Caller
@@ -56,6 +57,7 @@ QUERIES: dict[str, Callable[[Tx], Any]] = {
     "open range": lambda tx: find_range(tx, Dates(None, None)),
     "chain": get_chain_state,
 }
+SQLITE_QUERIES: dict[str, Callable[[Tx], Any]] = {"intact": lambda tx: follow_intact(tx, ROWS // 3, "x", ROWS)}
 
 
 def made(engine: str, organization: str, rows: int = ROWS) -> str:
@@ -94,7 +96,7 @@ async def full(engine: str, url: str) -> AsyncIterator[tuple[Database, Hands]]:
 
 async def _explain_all(engine: str, url: str) -> None:
     async with full(engine, url) as (database, hands):
-        for name, query in QUERIES.items():
+        for name, query in (QUERIES | (SQLITE_QUERIES if engine == "sqlite" else {})).items():
             statements = await database.read(_statements, CALLER, query)
             assert statements
             for statement, values in statements:

@@ -5,16 +5,24 @@ import base64
 import sqlite3
 import statistics
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bench.ceiling import without_store
+from tests.audit.chains import ORGANIZATION
+from tests.audit.sealed_rows import put
+from tests.audit.tampering import KEY, Hands
+from tests.db.opened import opened
 from tests.serving import settings_for
 
 from agentidp.app import create_app
-from agentidp.core.caller import SYSTEM, Origin
+from agentidp.audit.history import verify_history
+from agentidp.audit.rules import Dates
+from agentidp.core import limits
+from agentidp.core.caller import SYSTEM, Caller, Origin
 from agentidp.core.clock import system_clock
 from agentidp.db.schema import credential_secrets
 from agentidp.ledger import postgres, sqlite
@@ -26,6 +34,7 @@ from agentidp.tokens.actions import issue_token
 CALLS_PER_TOKEN = 140  # Python function calls of one request as recorded; lower it when the path gets shorter. 14 of them are the rate limits
 CALLS_PER_TOKEN_MAX = CALLS_PER_TOKEN * 1.1
 STATEMENTS_PER_BATCH_MAX = 6  # of 100 entries
+CALLS_PER_VERIFIED_EVENT_MAX = 1.5  # on SQLite: one to hash it, and what a thousand share. Event by event there are nearly nine
 
 
 def test_a_token_request_makes_no_more_calls_than_recorded(tmp_path: Path) -> None:
@@ -45,6 +54,37 @@ def test_statements_do_not_grow_with_the_batch(engine: str, database_url: str, t
 def test_a_batch_of_calls_has_three_statements_whatever_its_size(engine: str, database_url: str, tmp_path: Path) -> None:
     """Its snapshots, the organization's counter, and the agents' activity."""
     assert asyncio.run(_statements_by_size(engine, database_url, tmp_path, _api_calls)) == dict.fromkeys((1, 100, 127, 128), 3)
+
+
+@pytest.mark.parametrize("engine", ["sqlite"])
+def test_an_event_is_verified_with_hardly_any_calls(database_url: str) -> None:
+    calls = asyncio.run(_calls_per_event(database_url, 2 * limits.AUDIT_STRETCH_MAX))
+    print(f"{calls:.2f} Python calls per verified event")
+    assert calls <= CALLS_PER_VERIFIED_EVENT_MAX
+
+
+async def _calls_per_event(url: str, length: int) -> float:
+    calls = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    async def goes_on() -> bool:
+        return True
+
+    async with opened(url) as database, Hands(url) as hands:
+        await put(hands, length)
+        before = sys.getprofile(), threading.getprofile()
+        sys.setprofile(count)
+        threading.setprofile(count)  # in the threads that begin now: the database has not read yet
+        try:
+            found = await verify_history(database, Caller(ORGANIZATION), KEY, Dates(), goes_on)
+        finally:
+            sys.setprofile(before[0])
+            threading.setprofile(before[1])  # type: ignore[arg-type]  # None is what it was
+    assert (found.broken, found.to_seq) == (None, length)
+    return calls / length
 
 
 async def _calls_per_request(folder: Path) -> float:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from agentidp.audit.exports import event_line, last_line
+from agentidp.audit.intact import follow_intact
 from agentidp.audit.queries import find_range, get_chain_state, list_links
 from agentidp.audit.rules import ChainState, Dates, Verification
 from agentidp.core.caller import Caller
@@ -37,8 +38,13 @@ async def _verify(database: Database, caller: Caller, key: AuditKey, state: Chai
     if found is None:
         return Verification(state.start_size + 1, state.start_size, None, None)
     from_seq, to_seq = found
-    size, head, note, last_id = from_seq - 1, FIRST_PREVIOUS_HASH if from_seq == 1 else "", None, None
+    size, head, note = from_seq - 1, FIRST_PREVIOUS_HASH if from_seq == 1 else "", None
     while size < to_seq and await goes_on():
+        if head and database.dialect == "sqlite":
+            intact = await database.read(follow_intact, caller, size, head, to_seq)
+            if intact.size > size and await asyncio.to_thread(_are_signed, intact.checkpoints, caller.organization_id, key):
+                size, head, note = intact.size, intact.head, intact.checkpoints[-1][3] if intact.checkpoints else note
+                continue
         rows, checkpoints = await database.read(list_links, caller, size, to_seq)
         if size == state.start_size > 0 and (not checkpoints or checkpoints[0][0] != size):
             return Verification(from_seq, size, Break(None, size, "checkpoint"), None)  # what was forgotten ended at a checkpoint
@@ -48,9 +54,9 @@ async def _verify(database: Database, caller: Caller, key: AuditKey, state: Chai
         followed = await asyncio.to_thread(_follow, caller.organization_id, rows, checkpoints, key, size, head or rows[0][_PREVIOUS])
         if followed.broken is not None:
             return Verification(from_seq, followed.size, followed.broken, note)
-        size, head, last_id = followed.size, followed.head, rows[-1][_EVENT_ID]
+        size, head = followed.size, followed.head
         note = checkpoints[-1][3] if checkpoints else note
-    broken = await _wrong_end(database, caller, state, head, last_id) if size == state.size else None
+    broken = await _wrong_end(database, caller, state, head) if size == state.size else None
     return Verification(from_seq, size, broken, note)
 
 
@@ -89,6 +95,10 @@ def _readable(rows: Iterable[tuple[Any, ...]]) -> tuple[list[ChainedEvent], Brea
     return events, None
 
 
+def _are_signed(checkpoints: Iterable[tuple[int, str, int, str]], organization_id: str, key: AuditKey) -> bool:
+    return all(_is_signed(checkpoint, organization_id, key) for checkpoint in checkpoints)
+
+
 def _is_signed(stored: tuple[int, str, int, str], organization_id: str, key: AuditKey) -> bool:
     """Whether the note is a checkpoint of the organization by this instance, whatever its address was, and the row says what the note does."""
     size, head, signed_at, note = stored
@@ -100,13 +110,12 @@ def _is_signed(stored: tuple[int, str, int, str], organization_id: str, key: Aud
     return found == Checkpoint(name, size, head, signed_at) and name.endswith(f"/organizations/{organization_id}")
 
 
-async def _wrong_end(database: Database, caller: Caller, state: ChainState, head: str, last_id: str | None) -> Break | None:
+async def _wrong_end(database: Database, caller: Caller, state: ChainState, head: str) -> Break | None:
     """What is wrong with the end of the chain, all of whose events are good."""
-    if state.size and head != state.head_hash:
-        return Break(last_id, state.size, "head")
-    if state.beyond is not None:
-        rows, _ = await database.read(list_links, caller, state.size, state.beyond)
-        return Break(rows[0][_EVENT_ID] if rows else None, state.beyond, "head")
+    wrong = state.size if state.size and head != state.head_hash else state.beyond
+    if wrong is not None:
+        rows, _ = await database.read(list_links, caller, wrong - 1, wrong)
+        return Break(rows[0][_EVENT_ID] if rows else None, wrong, "head")
     if state.newest_checkpoint > state.size:
         return Break(None, state.size + 1, "head")
     if state.newest_checkpoint < state.checkpoint_size:

@@ -27,12 +27,12 @@ _LINKS = (
     .order_by(audit_events.c.seq)
     .limit(limits.AUDIT_LINKS_MAX)
 )
-_AMONG = (
+_CHECKPOINTS = (
     sa.select(audit_checkpoints.c.size, audit_checkpoints.c.head_hash, audit_checkpoints.c.signed_at, audit_checkpoints.c.note)
     .where(
         audit_checkpoints.c.organization_id == sa.bindparam("organization_id"),
-        audit_checkpoints.c.size >= sa.bindparam("after"),
-        audit_checkpoints.c.size <= sa.bindparam("to_seq"),
+        audit_checkpoints.c.size >= sa.bindparam("from_size"),
+        audit_checkpoints.c.size <= sa.bindparam("to_size"),
     )
     .order_by(audit_checkpoints.c.size)
 )
@@ -90,13 +90,16 @@ def get_chain_state(tx: Tx) -> ChainState:
 
 def list_links(tx: Tx, after: int, to_seq: int) -> tuple[Sequence[tuple[Any, ...]], Sequence[tuple[int, str, int, str]]]:
     """The next sealed events behind number `after`, as `chain.ROW`, and the checkpoints (size, head, instant, note) that lie among them."""
-    values = {"organization_id": tx.caller.organization_id, "after": after}
-    cursor = tx.connection.execute(_LINKS, values | {"to_seq": to_seq}).cursor
+    cursor = tx.connection.execute(_LINKS, {"organization_id": tx.caller.organization_id, "after": after, "to_seq": to_seq}).cursor
     assert cursor is not None
     rows = cursor.fetchall()
-    last = rows[-1][ROW.index("seq")] if rows else after
-    among = tx.connection.execute(_AMONG, values | {"to_seq": last}).all()
-    return rows, cast("Sequence[tuple[int, str, int, str]]", among)
+    return rows, list_checkpoints(tx, after, rows[-1][ROW.index("seq")] if rows else after)
+
+
+def list_checkpoints(tx: Tx, from_size: int, to_size: int) -> Sequence[tuple[int, str, int, str]]:
+    """(size, head, instant, note) of the checkpoints of these sizes, both ends among them."""
+    values = {"organization_id": tx.caller.organization_id, "from_size": from_size, "to_size": to_size}
+    return cast("Sequence[tuple[int, str, int, str]]", tx.connection.execute(_CHECKPOINTS, values).all())
 
 
 def find_range(tx: Tx, dates: Dates) -> tuple[int, int] | None:

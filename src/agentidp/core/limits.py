@@ -94,6 +94,7 @@ LAST_USED_RESOLUTION_MS: Final = 60_000  # a credential's lastUsedAt is written 
 ID_LEAD_MS_MAX: Final = 600_000  # ids stay in order when the clock is set back by less; their time is never further ahead of it
 AUDIT_ID_MARGIN_MS: Final = 900_000  # an event's id and its timestamp differ by less: the lead above, and what an entry waits for its commit
 AUDIT_LINKS_MAX: Final = 1_000  # sealed events read at once: a few milliseconds of a reader, a megabyte
+AUDIT_STRETCH_MAX: Final = 16_000  # sealed events followed in one read where nothing is wrong: less than a tenth of a second of a reader
 AUDIT_RANGE_EDGE_MAX: Final = 1_000  # events at either end of a range of dates whose order is not taken for granted
 AUDIT_VERIFICATIONS_MAX: Final = 2  # at once in a process: each keeps a core busy; 503 above
 AUDIT_EXPORTS_MAX: Final = 8  # at once in a process, each at the pace of its reader; 503 above
