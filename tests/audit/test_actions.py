@@ -168,7 +168,10 @@ def test_every_action_of_the_product_is_in_the_table() -> None:
     """The texts in the source that read like an action, so that a new one must come here with a way to cause it."""
     source = "".join(path.read_text("utf-8") for path in Path(agentidp.__file__).parent.rglob("*.py"))
     kinds = "agent|credential|token|auth|access|org|key|policy|delegation|federation|webhook|tier|billing|bootstrap"
-    recorded = set(re.findall(rf'"((?:{kinds})\.[a-z_]+)"', source)) - {"billing.allowed_origins", "webhook.test"}  # a setting, and what is sent and not recorded
+    recorded = set(re.findall(rf'"((?:{kinds})\.[a-z_]+)"', source)) - {
+        "billing.allowed_origins",
+        "webhook.test",
+    }  # a setting, and what is sent and not recorded
     assert recorded == {action for action, _ in CAUSES} | OF_THE_INSTANCE | ELSEWHERE.keys()
 
 
