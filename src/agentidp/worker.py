@@ -117,11 +117,11 @@ async def _cuts(instance: Instance) -> AsyncIterator[Sequence[Cut]]:
 
 async def watch_webhooks(instance: Instance) -> None:
     """How far deliveries are behind, and how many were given up; old ones are forgotten."""
-    while await instance.database.write(queues.sweep, SYSTEM) >= limits.SWEEP_ROWS_MAX:
-        pass
     metrics, oldest = instance.metrics, await instance.database.read(queues.oldest_due, SYSTEM)
     metrics.webhook_lag_seconds.set(0 if oldest is None else (instance.clock() - oldest) / 1000)
     metrics.webhook_dead_letters.set(await instance.database.read(queues.count_dead_letters, SYSTEM))
+    while await instance.database.write(queues.sweep, SYSTEM) >= limits.SWEEP_ROWS_MAX:
+        pass
 
 
 async def prepare_months(instance: Instance) -> None:

@@ -55,7 +55,7 @@ def fetches(issuer: FakeIssuer) -> int:
 
 async def unreachable(keys: OutsideKeys, issuer: FakeIssuer) -> bool:
     try:
-        await keys.find(issuer.url, issuer.key.key_id)
+        await keys.find(issuer.url, issuer.key.key_id, whose="acme")
     except IssuerUnreachable:
         return True
     return False
@@ -63,7 +63,7 @@ async def unreachable(keys: OutsideKeys, issuer: FakeIssuer) -> bool:
 
 def test_many_who_wait_share_one_fetch(issuer: FakeIssuer, clock: Clock) -> None:
     async def work(keys: OutsideKeys) -> Any:
-        return await asyncio.gather(*(keys.find(issuer.url, issuer.key.key_id) for _ in range(50)))
+        return await asyncio.gather(*(keys.find(issuer.url, issuer.key.key_id, whose="acme") for _ in range(50)))
 
     found = run(clock, work)
     assert len({id(one) for one in found}) == 1
@@ -73,8 +73,8 @@ def test_many_who_wait_share_one_fetch(issuer: FakeIssuer, clock: Clock) -> None
 
 def test_who_gives_up_waiting_stops_it_for_nobody(issuer: FakeIssuer, clock: Clock) -> None:
     async def work(keys: OutsideKeys) -> Any:
-        first = asyncio.create_task(keys.find(issuer.url, issuer.key.key_id))
-        second = asyncio.create_task(keys.find(issuer.url, issuer.key.key_id))
+        first = asyncio.create_task(keys.find(issuer.url, issuer.key.key_id, whose="acme"))
+        second = asyncio.create_task(keys.find(issuer.url, issuer.key.key_id, whose="acme"))
         await asyncio.sleep(0)
         first.cancel()
         return await second
@@ -91,12 +91,12 @@ def test_a_set_is_kept_as_http_says_within_bounds(issuer: FakeIssuer, clock: Clo
     issuer.max_age = max_age
 
     async def work(keys: OutsideKeys) -> None:
-        await keys.find(issuer.url, issuer.key.key_id)
+        await keys.find(issuer.url, issuer.key.key_id, whose="acme")
         clock.pass_(fresh_seconds - 1)
-        await keys.find(issuer.url, issuer.key.key_id)
+        await keys.find(issuer.url, issuer.key.key_id, whose="acme")
         assert fetches(issuer) == 1
         clock.pass_(1)
-        await keys.find(issuer.url, issuer.key.key_id)
+        await keys.find(issuer.url, issuer.key.key_id, whose="acme")
         assert fetches(issuer) == 2
 
     run(clock, work)
@@ -104,15 +104,15 @@ def test_a_set_is_kept_as_http_says_within_bounds(issuer: FakeIssuer, clock: Clo
 
 def test_an_unknown_key_is_asked_for_once_a_minute(issuer: FakeIssuer, clock: Clock) -> None:
     async def work(keys: OutsideKeys) -> None:
-        assert await keys.find(issuer.url, issuer.key.key_id)
+        assert await keys.find(issuer.url, issuer.key.key_id, whose="acme")
         issuer.rotate(keep=True)
         for name in (issuer.key.key_id, "unknown", "", None, 1, ["x"]):
-            assert await keys.find(issuer.url, name) is None
+            assert await keys.find(issuer.url, name, whose="acme") is None
         assert fetches(issuer) == 1, "it was asked less than a minute ago"
         clock.pass_(limits.OUTSIDE_UNKNOWN_KEY_SECONDS)
-        assert await keys.find(issuer.url, issuer.key.key_id)
+        assert await keys.find(issuer.url, issuer.key.key_id, whose="acme")
         for number in range(20):
-            assert await keys.find(issuer.url, f"unknown {number}") is None
+            assert await keys.find(issuer.url, f"unknown {number}", whose="acme") is None
         assert fetches(issuer) == 2
 
     run(clock, work)
@@ -121,11 +121,11 @@ def test_an_unknown_key_is_asked_for_once_a_minute(issuer: FakeIssuer, clock: Cl
 def test_a_withdrawn_key_is_gone_with_the_next_look(issuer: FakeIssuer, clock: Clock) -> None:
     async def work(keys: OutsideKeys) -> None:
         old = issuer.key.key_id
-        assert await keys.find(issuer.url, old)
+        assert await keys.find(issuer.url, old, whose="acme")
         issuer.rotate()
         clock.pass_(300)
-        assert await keys.find(issuer.url, old) is None
-        assert await keys.find(issuer.url, issuer.key.key_id)
+        assert await keys.find(issuer.url, old, whose="acme") is None
+        assert await keys.find(issuer.url, issuer.key.key_id, whose="acme")
 
     run(clock, work)
 
@@ -135,11 +135,11 @@ def test_keys_are_their_issuers_own(issuer: FakeIssuer, clock: Clock) -> None:
     with serving_issuer(FakeIssuer()) as other:
 
         async def work(keys: OutsideKeys) -> None:
-            assert await keys.find(issuer.url, issuer.key.key_id)
-            assert await keys.find(other.url, issuer.key.key_id) is None
+            assert await keys.find(issuer.url, issuer.key.key_id, whose="acme")
+            assert await keys.find(other.url, issuer.key.key_id, whose="acme") is None
             other.published = [IssuerKey(issuer.key.key_id).jwk]
             clock.pass_(limits.OUTSIDE_UNKNOWN_KEY_SECONDS)
-            found = [await keys.find(url, issuer.key.key_id) for url in (issuer.url, other.url)]
+            found = [await keys.find(url, issuer.key.key_id, whose="acme") for url in (issuer.url, other.url)]
             assert found[0] != found[1]
 
         run(clock, work)
@@ -188,21 +188,21 @@ def test_a_broken_issuer_is_believed_on_what_it_said_before_for_a_while(issuer: 
     before = dict(issuer.answers)
 
     async def work(keys: OutsideKeys) -> None:
-        known = await keys.find(issuer.url, issuer.key.key_id)
+        known = await keys.find(issuer.url, issuer.key.key_id, whose="acme")
         BROKEN[name](issuer)
         clock.pass_(300)
-        assert await keys.find(issuer.url, issuer.key.key_id) == known, "stale, but known"
+        assert await keys.find(issuer.url, issuer.key.key_id, whose="acme") == known, "stale, but known"
         asked = len(issuer.requests)
-        assert await keys.find(issuer.url, issuer.key.key_id) == known
+        assert await keys.find(issuer.url, issuer.key.key_id, whose="acme") == known
         assert len(issuer.requests) == asked, "it has only just failed"
         clock.pass_(limits.OUTSIDE_KEYS_STALE_SECONDS_MAX - 301)
-        assert await keys.find(issuer.url, issuer.key.key_id) == known
+        assert await keys.find(issuer.url, issuer.key.key_id, whose="acme") == known
         clock.pass_(1)
         assert await unreachable(keys, issuer)
         issuer.is_down, issuer.drips, issuer.answers = False, False, before
         assert await unreachable(keys, issuer), "not asked again at once"
         clock.pass_(limits.OUTSIDE_KEYS_RETRY_SECONDS)
-        assert await keys.find(issuer.url, issuer.key.key_id) is not None
+        assert await keys.find(issuer.url, issuer.key.key_id, whose="acme") is not None
 
     run(clock, work)
 
@@ -245,8 +245,8 @@ def test_what_is_no_public_key_for_signatures_is_ignored(issuer: FakeIssuer, clo
     issuer.published = [IGNORED[name] | {"kid": "bad"}, issuer.key.jwk, "x", None, {"kid": 1}, {"kid": ""}]  # type: ignore[list-item]  # as others may write it
 
     async def work(keys: OutsideKeys) -> None:
-        assert await keys.find(issuer.url, "bad") is None
-        assert await keys.find(issuer.url, issuer.key.key_id) is not None
+        assert await keys.find(issuer.url, "bad", whose="acme") is None
+        assert await keys.find(issuer.url, issuer.key.key_id, whose="acme") is not None
 
     run(clock, work)
 
@@ -255,14 +255,14 @@ def test_what_is_no_public_key_for_signatures_is_ignored(issuer: FakeIssuer, clo
 def test_a_key_id_that_is_there_twice_is_nobodys(issuer: FakeIssuer, clock: Clock, second: str) -> None:
     twin = {"another key": IssuerKey(issuer.key.key_id).jwk, "the same key": issuer.key.jwk, "no key at all": {"kid": issuer.key.key_id}}[second]
     issuer.published = [issuer.key.jwk, twin]
-    assert run(clock, lambda keys: keys.find(issuer.url, issuer.key.key_id)) is None
+    assert run(clock, lambda keys: keys.find(issuer.url, issuer.key.key_id, whose="acme")) is None
 
 
 def test_a_clock_that_is_set_back_makes_it_look_again(issuer: FakeIssuer, clock: Clock) -> None:
     async def work(keys: OutsideKeys) -> None:
-        await keys.find(issuer.url, issuer.key.key_id)
+        await keys.find(issuer.url, issuer.key.key_id, whose="acme")
         clock.pass_(-3600)
-        await keys.find(issuer.url, issuer.key.key_id)
+        await keys.find(issuer.url, issuer.key.key_id, whose="acme")
         assert fetches(issuer) == 2
 
     run(clock, work)
@@ -273,7 +273,7 @@ def test_the_number_of_issuers_is_bounded(issuer: FakeIssuer, clock: Clock) -> N
 
         async def work(keys: OutsideKeys) -> None:
             for one in (issuer, second, third, issuer):
-                assert await keys.find(one.url, one.key.key_id)
+                assert await keys.find(one.url, one.key.key_id, whose="acme")
             assert (fetches(issuer), fetches(second), fetches(third)) == (2, 1, 1)
 
         run(clock, work, issuers_max=2)
@@ -287,12 +287,12 @@ def test_what_is_published_at_one_address_is_not_what_is_published_at_another(is
     async def work(keys: OutsideKeys) -> None:
         elsewhere = f"{issuer.url}/elsewhere"
         await keys.require(issuer.url, elsewhere)
-        assert await keys.find(issuer.url, other.key_id, jwks_uri=elsewhere)
-        assert await keys.find(issuer.url, issuer.key.key_id, jwks_uri=elsewhere) is None
-        assert await keys.find(issuer.url, issuer.key.key_id)
-        assert await keys.find(issuer.url, other.key_id) is None
-        assert await keys.find(f"{issuer.url}/", other.key_id, jwks_uri=elsewhere), "asked anew, as another issuer"
-        assert issuer.requests == ["/elsewhere", DISCOVERY, KEYS, "/elsewhere"]
+        assert await keys.find(issuer.url, other.key_id, jwks_uri=elsewhere, whose="acme")
+        assert await keys.find(issuer.url, issuer.key.key_id, jwks_uri=elsewhere, whose="acme") is None
+        assert await keys.find(issuer.url, issuer.key.key_id, whose="acme")
+        assert await keys.find(issuer.url, other.key_id, whose="acme") is None
+        assert await keys.find(f"{issuer.url}/", other.key_id, jwks_uri=elsewhere, whose="acme"), "asked anew, as another issuer"
+        assert issuer.requests == ["/elsewhere", "/elsewhere", DISCOVERY, KEYS, "/elsewhere"], "what is required is not kept"
 
     run(clock, work)
 
@@ -312,3 +312,50 @@ def test_what_is_required_is_asked_for_at_once(issuer: FakeIssuer, clock: Clock)
             await keys.require(issuer.url, "https://10.0.0.1/keys")
 
     run(clock, work)
+
+
+def test_whoever_trusts_many_that_hang_leaves_room_for_others(issuer: FakeIssuer, clock: Clock) -> None:
+    with serving_issuer(FakeIssuer()) as hanging:
+        hanging.drips = True
+
+        async def work(keys: OutsideKeys) -> None:
+            asking = [
+                asyncio.create_task(keys.find(hanging.url, "key", jwks_uri=f"{hanging.url}/{number}", whose="greedy"))
+                for number in range(limits.OUTSIDE_LOADS_EACH_MAX + 1)
+            ]
+            await asyncio.sleep(0)
+            assert await keys.find(issuer.url, issuer.key.key_id, whose="acme")
+            found = await asyncio.gather(*asking, return_exceptions=True)
+            assert {type(one) for one in found} == {IssuerUnreachable}
+            assert len({path for path in hanging.requests if path != DISCOVERY}) <= limits.OUTSIDE_LOADS_EACH_MAX
+
+        run(clock, work)
+
+
+def test_an_issuer_that_hangs_is_left_alone_from_when_it_was_given_up(issuer: FakeIssuer, clock: Clock) -> None:
+    issuer.drips = True
+
+    async def work(keys: OutsideKeys) -> None:
+        async def later() -> None:
+            while not issuer.requests:  # noqa: ASYNC110 - it is in another thread
+                await asyncio.sleep(0.01)
+            clock.pass_(limits.OUTSIDE_KEYS_RETRY_SECONDS + 1)  # so long does asking it take
+
+        _, refused = await asyncio.gather(later(), unreachable(keys, issuer))
+        asked = len(issuer.requests)
+        assert refused
+        assert await unreachable(keys, issuer)
+        assert len(issuer.requests) == asked
+
+    run(clock, work)
+
+
+def test_what_is_asked_for_stays_when_others_come(issuer: FakeIssuer, clock: Clock) -> None:
+    with serving_issuer(FakeIssuer("/b")) as second, serving_issuer(FakeIssuer("/c")) as third:
+
+        async def work(keys: OutsideKeys) -> None:
+            for one in (issuer, second, issuer, third, issuer):
+                assert await keys.find(one.url, one.key.key_id, whose="acme")
+            assert fetches(issuer) == 1
+
+        run(clock, work, issuers_max=2)

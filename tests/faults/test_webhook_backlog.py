@@ -90,7 +90,7 @@ def _explain(tx: Tx, desk: Desk, lane: Lane) -> None:
 
     sa.event.listen(tx.connection, "before_cursor_execute", remember)
     assert queues.is_due(tx)
-    assert len(queues.claim(tx, lane.lease_owner, Pace(), healthy=10, failing=10)) == 1
+    assert len(queues.claim(tx, lane.lease_owner, Pace(), {}, healthy=10, failing=10)) == 1
     assert queues.look(tx, lane, desk.instance.sealer).due
     queues.release(tx, lane)
     queues.oldest_due(tx)

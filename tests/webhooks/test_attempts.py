@@ -26,7 +26,7 @@ def test_ten_attempts_over_a_day_then_it_is_given_up(visit: Visit, receiver: Fak
         for pause in Pace().pauses:
             (waiting,) = await desk.deliveries(made.webhook)
             assert (waiting.status, waiting.completed_at) == ("failed", None)
-            at = waiting.history[-1]["attemptedAt"]
+            at = waiting.history[-1]["attemptedAt"] + waiting.history[-1]["latencyMs"]
             assert waiting.next_attempt_at == at + pause
             desk.pass_time(seconds=pause / 1000 - 2)
             await desk.send()
@@ -127,7 +127,7 @@ def test_retry_after_is_honoured_within_bounds(visit: Visit, receiver: FakeRecei
             await desk.act()
             await desk.send()
             last = (await desk.deliveries(made.webhook))[-1]
-            assert last.next_attempt_at == last.history[-1]["attemptedAt"] + given * 1000, asked
+            assert last.next_attempt_at == last.history[-1]["attemptedAt"] + last.history[-1]["latencyMs"] + given * 1000, asked
 
     visit(happens)
 

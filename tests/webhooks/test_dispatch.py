@@ -148,7 +148,7 @@ def test_a_lane_that_lost_its_lease_sends_nothing_more(visit: Visit, receiver: F
         made = await desk.webhook(receiver.url)
         await desk.act(3)
         await desk.dispatcher.put_down()
-        (lane,) = await desk.instance.database.write(queues.claim, SYSTEM, "01900000-0000-7000-8000-00000000000a", Pace(), healthy=1, failing=0)
+        (lane,) = await desk.instance.database.write(queues.claim, SYSTEM, "01900000-0000-7000-8000-00000000000a", Pace(), {}, healthy=1, failing=0)
         desk.pass_time(seconds=limits.WEBHOOK_LEASE_MS / 1000 + 1)
         await desk.send()
         assert await desk.write(queues.keep, lane, Pace()) is None

@@ -89,4 +89,4 @@ def test_the_lag_is_of_what_may_be_sent(calling: RunningServer, tenant: Tenant) 
     assert calling.read(oldest_due, SYSTEM) is None
     assert calling.write(since, caller, "active", 0) == HOUR_MS
     assert calling.write(since, caller, "suspended", 0) is None
-    assert calling.write(since, caller, "active", calling.clock() + HOUR_MS) is None
+    assert calling.write(since, caller, "active", calling.clock() + 30_000) is None

@@ -95,10 +95,10 @@ def test_receivers_that_hang_take_nobodys_place(visit: Visit) -> None:
 
 
 async def _let_hang(desk: Desk, receivers: list[FakeReceiver]) -> None:
-    """Webhooks of two organizations, as if the last attempt at each had failed."""
-    ill = [await make_known(desk.instance.database) for _ in range(2)]
+    """Webhooks of five organizations, as if the last attempt at each had failed."""
+    ill = [await make_known(desk.instance.database) for _ in range(5)]
     for number in range(HANGING):
-        await desk.webhook(receivers[number % len(receivers)].url, known=ill[number % 2])
+        await desk.webhook(receivers[number % len(receivers)].url, known=ill[number % 5])
     for known in ill:
         await desk.act(known=known)
 

@@ -34,14 +34,14 @@ async def is_alive(
     if token.is_registration:
         return await instance.database.write(is_open, Caller(token.organization_id, origin=event.origin if event else Origin()), token, event)
 
-    if not all([await _stands(instance, token.organization_id, foundation) for foundation in token.rests_on]):
-        return False
-
     async def decide(snapshot: Snapshot | None) -> tuple[Entry, None]:
         if snapshot is None or not is_in_force(snapshot, token, instance.clock()):
             raise TokenIsDead
         if admit is not None:
             await admit(snapshot)
+        for foundation in token.rests_on:
+            if not await _stands(instance, token.organization_id, foundation):
+                raise TokenIsDead
         return (
             Entry(
                 snapshot,

@@ -11,6 +11,7 @@ from typing import Any, Final
 from agentidp.auth.jws import InvalidToken, UnverifiedToken, parse_unverified, verify_signature
 from agentidp.auth.outside_keys import OutsideKeys
 from agentidp.core import limits
+from agentidp.core.clock import Clock
 
 # GitHub and Microsoft name their certificate beside the key. A thumbprint is no key and no place to get one; everything else that points to keys is refused.
 _THUMBPRINTS: Final = frozenset({"x5t", "x5t#S256"})
@@ -69,14 +70,14 @@ def read_outside(unverified_token: str, types: Collection[str]) -> UnverifiedOut
     return UnverifiedOutside(token, issuer, tuple(audiences))
 
 
-async def verify_outside(unverified: UnverifiedOutside, keys: OutsideKeys, now: int, *, jwks_uri: str | None = None) -> OutsideToken:
+async def verify_outside(unverified: UnverifiedOutside, keys: OutsideKeys, clock: Clock, *, whose: str, jwks_uri: str | None = None) -> OutsideToken:
     """`now` in milliseconds; without `jwks_uri` the issuer is asked where its keys are. Raises InvalidToken, IssuerUnreachable. Ask only for an issuer that somebody trusts: its server is called."""
     token, key_id = unverified.token, unverified.token.header.get("kid")
-    key = await keys.find(unverified.issuer, key_id, jwks_uri=jwks_uri)
+    key = await keys.find(unverified.issuer, key_id, whose=whose, jwks_uri=jwks_uri)
     if key is None:
         raise InvalidToken("unknown key")
     verify_signature(key.algorithm, key.key, token)
-    claims, now_seconds = token.payload, now // 1000
+    claims, now_seconds = token.payload, clock() // 1000  # after its issuer was asked, which may take long
     subject, token_id = claims.get("sub"), claims.get("jti")
     if not isinstance(subject, str) or not subject:
         raise InvalidToken("sub is not text")

@@ -5,6 +5,7 @@ OpenID Connect Discovery section 4, RFC 7517. An issuer that cannot be reached i
 """
 
 import asyncio
+import contextlib
 import functools
 import re
 from collections import Counter
@@ -64,29 +65,36 @@ class OutsideKeys:
         self._known: dict[_Source, _KeySet] = {}
         self._failed_at: dict[_Source, int] = {}
         self._loading: dict[_Source, asyncio.Task[_KeySet | None]] = {}
+        self._places: Counter[str] = Counter()  # of those that are being asked, by whose tokens they were asked for
 
-    async def find(self, issuer: str, key_id: object, *, jwks_uri: str | None = None) -> OutsideKey | None:
-        """The issuer's key of that id; an unknown one makes it be asked again, at most once a minute. Raises IssuerUnreachable."""
+    async def find(self, issuer: str, key_id: object, *, whose: str, jwks_uri: str | None = None) -> OutsideKey | None:
+        """The issuer's key of that id; an unknown one makes it be asked again, at most once a minute. Raises IssuerUnreachable.
+
+        `whose`: the organization that trusts the issuer. One that names many that do not answer leaves room for the others.
+        """
         source = _Source(issuer, jwks_uri)
-        known, now = self._known.get(source), self._clock()
+        known, now = self._known.pop(source, None), self._clock()
+        if known is not None:
+            self._known[source] = known  # those that are asked for stay
         if known is None or not known.loaded_at <= now < known.fresh_until:
-            known = await self._refreshed(source, known, now)
+            known = await self._refreshed(source, known, now, whose)
         key = known.keys.get(key_id) if isinstance(key_id, str) else None
         if key is None and not 0 <= now - known.tried_at < limits.OUTSIDE_UNKNOWN_KEY_SECONDS * 1000:
-            known = await self._load(source) or known
+            known = await self._load(source, whose) or known
             key = known.keys.get(key_id) if isinstance(key_id, str) else None
         return key
 
     async def require(self, issuer: str, jwks_uri: str) -> None:
-        """Ask now, whatever is known already. Raises Blocked, Unreachable, NotAKeySet; the last also for a set without a key that could verify anything."""
+        """Ask now, whatever is known already, and keep nothing of it. Raises Blocked, Unreachable, NotAKeySet; the last also for a set without a usable key."""
         if not (await self._ask(_Source(issuer, jwks_uri), self._clock())).keys:
             raise NotAKeySet
 
-    async def _refreshed(self, source: _Source, known: _KeySet | None, now: int) -> _KeySet:
+    async def _refreshed(self, source: _Source, known: _KeySet | None, now: int, whose: str) -> _KeySet:
         failed_at = self._failed_at.get(source)
         found = None
         if failed_at is None or not 0 <= now - failed_at < limits.OUTSIDE_KEYS_RETRY_SECONDS * 1000:
-            found = await self._load(source)
+            with contextlib.suppress(IssuerUnreachable):  # no room to ask: what is known may do
+                found = await self._load(source, whose)
         if found is not None:
             return found
         known = self._known.get(source)
@@ -94,28 +102,33 @@ class OutsideKeys:
             raise IssuerUnreachable
         return known
 
-    async def _load(self, source: _Source) -> _KeySet | None:
-        """What the issuer says now, None when that cannot be had. Whoever gives up waiting does not stop it for the others."""
+    async def _load(self, source: _Source, whose: str) -> _KeySet | None:
+        """What the issuer says now, None when that cannot be had. Whoever gives up waiting does not stop it for the others. Raises IssuerUnreachable."""
         loading = self._loading.get(source)
         if loading is None:
-            if len(self._loading) >= limits.OUTSIDE_LOADS_MAX:
-                return None
+            if len(self._loading) >= limits.OUTSIDE_LOADS_MAX or self._places[whose] >= limits.OUTSIDE_LOADS_EACH_MAX:
+                raise IssuerUnreachable
+            self._places[whose] += 1
             loading = self._loading[source] = asyncio.create_task(self._fetch(source))
-            loading.add_done_callback(functools.partial(self._loaded, source))
+            loading.add_done_callback(functools.partial(self._loaded, source, whose))
         return await asyncio.shield(loading)
 
-    def _loaded(self, source: _Source, _: "asyncio.Task[_KeySet | None]") -> None:
+    def _loaded(self, source: _Source, whose: str, _: "asyncio.Task[_KeySet | None]") -> None:
         del self._loading[source]
+        self._places -= Counter([whose])
 
     async def _fetch(self, source: _Source) -> _KeySet | None:
-        now = self._clock()
         try:
-            return await self._ask(source, now)
+            found = await self._ask(source, self._clock())
         except (Blocked, Unreachable, NotAKeySet):
+            now = self._clock()  # when it was over: an issuer that hangs is left alone for as long as another
             self._keep(self._failed_at, source, now)
             if source in self._known:
                 self._known[source] = replace(self._known[source], tried_at=now)
             return None
+        self._failed_at.pop(source, None)
+        self._keep(self._known, source, found)
+        return found
 
     async def _ask(self, source: _Source, now: int) -> _KeySet:
         """Raises Blocked, Unreachable, NotAKeySet."""
@@ -126,10 +139,7 @@ class OutsideKeys:
         if not isinstance(address, str):
             raise NotAKeySet
         answered, answer = await self._document(address)
-        found = _KeySet(_usable_keys(answered), now, now + _fresh_seconds(answer) * 1000, now)
-        self._failed_at.pop(source, None)
-        self._keep(self._known, source, found)
-        return found
+        return _KeySet(_usable_keys(answered), now, now + _fresh_seconds(answer) * 1000, now)
 
     async def _document(self, url: str) -> tuple[dict[str, Any], Answer]:
         answer = await self._outgoing.request("GET", url, headers={"Accept": "application/json"})

@@ -454,6 +454,7 @@ webhooks = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("updated_at", Instant, nullable=False),
     sa.Column("deleted_at", Instant),
+    sa.Index("ix_webhooks_deleted_at", "deleted_at", sqlite_where=sa.text("deleted_at IS NOT NULL"), postgresql_where=sa.text("deleted_at IS NOT NULL")),
 )
 
 # owner: webhooks. What deliveries to a webhook are signed with, the newest first; each other one until `valid_until`.

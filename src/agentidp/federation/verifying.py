@@ -76,7 +76,10 @@ async def _verified(instance: Instance, caller: Caller, unverified: UnverifiedOu
     """Raises InvalidToken, IssuerUnreachable."""
     if partner.status != "active":
         raise InvalidToken(f"the partner is {partner.status}")
-    token = await verify_outside(unverified, instance.outside_keys, instance.clock(), jwks_uri=partner.jwks_uri)
+    token = await verify_outside(unverified, instance.outside_keys, instance.clock, whose=caller.organization_id, jwks_uri=partner.jwks_uri)
+    partner = await _partner(instance, caller, unverified, expected)  # as it is now: asking for its keys may have taken long
+    if partner.status != "active":
+        raise InvalidToken(f"the partner is {partner.status}")
     own = instance.settings.issuer, organization_audience(instance.settings.issuer, caller.organization_id)
     organization = organization_of(token.claims)
     reason = wrong_with_audience(unverified.audiences, expected.audience, own)

@@ -27,6 +27,7 @@ class Feed:
         self._seen: asyncio.Event | None = None  # what was to be set next when the last look began
         self._look_again_at = 0.0
         self._reads: dict[Place, asyncio.Task[_Piece]] = {}
+        self._turns = asyncio.Semaphore(limits.EVENT_STREAM_READS_MAX)
         self.is_closed = False
 
     def close(self) -> None:
@@ -61,9 +62,14 @@ class Feed:
         """The next events behind the place, and the place behind them."""
         reading = self._reads.get(place)
         if reading is None:
-            reading = self._reads[place] = asyncio.create_task(self._database.read(list_sealed, Caller(place.organization_id), place))
+            reading = self._reads[place] = asyncio.create_task(self._read(place))
             reading.add_done_callback(lambda _: self._reads.pop(place))
         return await asyncio.shield(reading)
+
+    async def _read(self, place: Place) -> _Piece:
+        """In turn: streams that begin far back leave the database to others, too."""
+        async with self._turns:
+            return await self._database.read(list_sealed, Caller(place.organization_id), place)
 
     async def _look(self, told: asyncio.Event) -> None:
         """Unless somebody has looked since the last sealing here, and not long ago: other processes seal, too."""

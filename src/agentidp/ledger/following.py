@@ -128,13 +128,14 @@ def list_sealed(tx: Tx, place: Place, actions: Collection[str] | None = None) ->
 
 
 def advance(tx: Tx, follower: str, begin: Place, end: Place) -> int | None:
-    """Move on, unless another process has; holds the place until the transaction ends. Returns when that was: never earlier than the move before.
+    """Move on, unless another process has; holds the place until the transaction ends. Returns when that was: never earlier than the move before, by clocks that are about right.
 
     Call it before anything else is written about the events: of two processes one is told None, and must not write.
     """
     of = audit_followers.c
     mine = sa.and_(of.organization_id == begin.organization_id, of.follower == follower, of.seq == begin.seq)
-    moved_at = sa.case((of.moved_at > tx.now, of.moved_at), else_=tx.now)
+    is_later = sa.and_(of.moved_at > tx.now, of.moved_at <= tx.now + limits.FOLLOWER_LEASE_BELIEVED_MS)  # beyond that, a clock was wrong
+    moved_at = sa.case((is_later, of.moved_at), else_=tx.now)
     row = tx.run(sa.update(audit_followers).where(mine).values(seq=end.seq, moved_at=moved_at).returning(of.moved_at)).first()
     return None if row is None else int(row.moved_at)
 

@@ -10,7 +10,7 @@ from agentidp.auth.outside_jwt import UnverifiedOutside, parse_outside, verify_o
 from agentidp.core import limits
 from agentidp.policies.known import policies_of
 from agentidp.policies.providers import texts_of
-from agentidp.policies.rules import Check, Policy, checks
+from agentidp.policies.rules import Check, NoPolicyMatches, Policy, checks, choose
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,20 @@ async def explain(instance: Instance, organization_id: str, unverified_token: st
     policies = [policy for policy in await policies_of(instance).of(organization_id, fresh=True) if policy.issuer == unverified.issuer]
     if not policies:
         return Explained(accepted=False, reason=f"no trust policy of the organization names the issuer {_bounded(unverified.issuer)}")
-    reason = await _reason(instance, unverified)
-    nearest, stopped_by = min(((policy, _obstacles(policy, unverified)) for policy in policies), key=lambda pair: len(pair[1]))
+    reason = await _reason(instance, organization_id, unverified)
+    obstacles = [(policy, _obstacles(policy, unverified)) for policy in policies]
+    nearest, stopped_by = min(obstacles, key=lambda pair: len(pair[1]))
+    if reason is None and not stopped_by:
+        try:
+            nearest = choose([policy for policy, found in obstacles if not found], None)
+        except NoPolicyMatches as refused:
+            reason = refused.detail
     return Explained(not stopped_by and reason is None, reason, nearest.policy_id, nearest.agent_id, stopped_by)
 
 
-async def _reason(instance: Instance, unverified: UnverifiedOutside) -> str | None:
+async def _reason(instance: Instance, organization_id: str, unverified: UnverifiedOutside) -> str | None:
     try:
-        await verify_outside(unverified, instance.outside_keys, instance.clock())
+        await verify_outside(unverified, instance.outside_keys, instance.clock, whose=organization_id)
     except InvalidToken as error:
         return str(error)
     return None

@@ -168,13 +168,14 @@ def record_inactive(tx: Tx, token_id: str | None) -> None:
 
 
 def revoke_token(tx: Tx, token: VerifiedClaims) -> None:
-    """One's own token, or any of the organization's with tokens:write; another tenant's is left alone without a word (RFC 7009).
+    """One's own token (whoever acts for an agent has only the one that it presents), or any of the organization's with tokens:write; another tenant's is left alone without a word (RFC 7009).
 
     Raises NotYourToken.
     """
     if token.organization_id != tx.caller.organization_id:
         return
-    if token.agent_id != tx.caller.agent_id and "tokens:write" not in tx.caller.scopes:
+    own = token.agent_id == tx.caller.agent_id and (not tx.caller.is_delegated or token.token_id == tx.caller.token_id)
+    if not own and "tokens:write" not in tx.caller.scopes:
         entry = AuditEntry("access.denied", "failure", "token", token.token_id, metadata={"requiredScope": "tokens:write"})
         raise NotYourToken(scope="tokens:write", audit=[entry])
     is_new = tx.insert_new(

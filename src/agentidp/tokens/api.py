@@ -148,6 +148,7 @@ class Introspection(BaseModel):
     organization_id: str = ""
     credential_id: str = ""
     cnf: Confirmation = Confirmation(jkt="")
+    policy_id: str = Field("", description="The trust policy by which a workload acts for the agent.")
     act: dict[str, Any] = Field(default_factory=dict, description="Who acts for the agent (RFC 8693 section 4.1).")
 
 
@@ -215,8 +216,9 @@ async def introspect(request: Request) -> Response:
         await write(request, actions.record_inactive, own.token_id if own is not None else None)
         return JsonResponse({"active": False}, headers=NO_STORE)
     shown = {name: own.claims[name] for name in ("scope", "client_id", "exp", "iat", "sub", "aud", "iss", "jti", "organization_id", "credential_id")}
+    policy = {name: own.claims[name] for name in ("policy_id",) if name in own.claims}
     bound = {"token_type": "Bearer"} if own.key_thumbprint is None else {"token_type": "DPoP", "cnf": {"jkt": own.key_thumbprint}}
-    return JsonResponse({"active": True, **bound, **shown, **({"act": own.claims["act"]} if own.actors else {})}, headers=NO_STORE)
+    return JsonResponse({"active": True, **bound, **shown, **({"act": own.claims["act"]} if own.actors else {}), **policy}, headers=NO_STORE)
 
 
 @oauth_router.post(

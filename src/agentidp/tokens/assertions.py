@@ -43,7 +43,7 @@ class PresentedAssertion:
             return stored
         for uri in {key.jwks_uri for key in stored.keys if key.jwks_uri is not None}:  # one at most
             try:
-                self._published[uri] = await self._instance.outside_keys.find(uri, key_id, jwks_uri=uri)
+                self._published[uri] = await self._instance.outside_keys.find(uri, key_id, whose=stored.keys[0].credential.organization_id, jwks_uri=uri)
             except IssuerUnreachable as error:
                 raise Unavailable("The keys of the client cannot be had right now; nothing was done. Please try again.") from error
         return stored

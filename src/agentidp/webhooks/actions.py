@@ -102,6 +102,7 @@ def rotate_secret(tx: Tx, webhook_id: str, sealer: Sealer) -> WithSecret:
     newest = sa.select(secret.secret_id).where(mine, secret.valid_until > tx.now).order_by(secret.secret_id.desc())
     _end_secrets(tx, webhook_id, but=[row.secret_id for row in tx.all(newest.limit(limits.WEBHOOK_SECRETS_MAX - 1))])
     fresh = _new_secret(tx, sealer, webhook_id)
+    _make_due(tx, webhook_id, lease_owner=None, lease_until=0)  # whoever is at the queue signs with the secrets of before
     tx.record("webhook.secret_rotated", "webhook", webhook_id)
     return WithSecret(webhook, fresh)
 
@@ -116,7 +117,7 @@ def send_test(tx: Tx, webhook_id: str) -> Delivery:
     delivery_id = new_id(tx.now)
     row = new_delivery(event, webhook_id, msgspec.json.encode(document(event)).decode(), delivery_id, now=tx.now, due_at=tx.now)
     tx.run(sa.insert(webhook_deliveries).values(**row))
-    _make_due(tx, webhook_id)
+    _make_due(tx, webhook_id, paused_until=0)
     return get_delivery(tx, webhook_id, delivery_id)
 
 
@@ -130,7 +131,7 @@ def redeliver(tx: Tx, webhook_id: str, delivery_id: str) -> Delivery:
     of = webhook_deliveries.c
     ended = sa.and_(of.organization_id == tx.caller.organization_id, of.delivery_id == delivery_id, of.next_attempt_at.is_(None))
     tx.run(sa.update(webhook_deliveries).where(ended).values(**again))
-    _make_due(tx, webhook_id)
+    _make_due(tx, webhook_id, paused_until=0)
     return replace(delivery, **again)  # type: ignore[arg-type]  # the columns are the fields
 
 

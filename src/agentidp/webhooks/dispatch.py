@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from agentidp.auth.instance import Instance
@@ -17,7 +18,6 @@ from agentidp.core.errors import Problem
 from agentidp.core.ids import new_id
 from agentidp.ledger.following import wait_for
 from agentidp.webhooks import queues
-from agentidp.webhooks.actions import disable_webhook
 from agentidp.webhooks.delivery import attempt
 from agentidp.webhooks.queues import Lane, Receiver
 from agentidp.webhooks.rules import Attempt, Delivery, DisabledReason, Pace, Result, WebhookNotFound, result_of
@@ -89,7 +89,8 @@ class Dispatcher:
         room = {kind: max(0, count) for kind, count in room.items()}
         if not await self._database.read(queues.is_due, SYSTEM):
             return 0
-        begun = await self._database.write(queues.claim, SYSTEM, new_id(self._clock()), self._pace, **room)
+        held = Counter(lane.organization_id for lane in self._lanes.values())
+        begun = await self._database.write(queues.claim, SYSTEM, new_id(self._clock()), self._pace, held, **room)
         for lane in begun:
             task = asyncio.create_task(self._serve(lane))
             self._lanes[task] = lane
@@ -113,34 +114,38 @@ class Dispatcher:
         self._is_due.set()  # others may have waited for room
 
     async def _serve(self, lane: Lane) -> None:
-        mine = Caller(lane.organization_id)
+        """For a while: then it is the turn of those who wait for a lane."""
+        mine, ends_at = Caller(lane.organization_id), self._clock() + limits.WEBHOOK_TENURE_MS
         try:
-            while await self._keep(lane):
+            while self._clock() < ends_at and await self._keep(lane):
                 receiver = await self._database.read(queues.look, mine, lane, self._instance.sealer)
                 if receiver.url is None:
                     await self._give_up(lane)
-                if not receiver.due or not await self._send_all(lane, receiver):
+                if not receiver.due or not await self._send_all(lane, receiver, ends_at):
                     break
-            await self._database.write(queues.release, mine, lane)
         except* Problem as problems:
             log.warning("deliveries have to wait", extra={"reason": str(problems.exceptions[0])})
+            await asyncio.sleep(limits.WEBHOOK_BUSY_MS / 1000)
         except* Exception:
             log.exception("deliveries failed", extra={"webhook": lane.webhook_id})
+            lane.paused_until = self._clock() + self._pace.receiver_pause_max  # else they would fail again at once, and for ever
+        with self._lasting():
+            await self._database.write(queues.release, mine, lane)
 
     async def _give_up(self, lane: Lane) -> None:
         while await self._keep(lane) and (count := await self._database.write(queues.give_up, Caller(lane.organization_id), lane, "disabled")):
             self._instance.metrics.webhook_deliveries.labels("dead_letter").inc(count)
 
-    async def _send_all(self, lane: Lane, receiver: Receiver) -> bool:
+    async def _send_all(self, lane: Lane, receiver: Receiver, ends_at: int) -> bool:
         """Everything that was read as due, in its order. Returns whether the receiver may be asked for more right away."""
         waiting = iter(receiver.due)
         width = limits.WEBHOOK_CONCURRENT_EACH if len(receiver.due) >= limits.WEBHOOK_BACKLOG and not lane.failures else 1
         async with asyncio.TaskGroup() as group:
             for _ in range(width):
-                group.create_task(self._send(lane, receiver, waiting, stops_at=1 if width > 1 else 0))
+                group.create_task(self._send(lane, receiver, waiting, ends_at, stops_at=1 if width > 1 else 0))
         return not self._is_ending and lane.paused_until <= self._clock()
 
-    async def _send(self, lane: Lane, receiver: Receiver, waiting: Iterator[Delivery], *, stops_at: int) -> None:
+    async def _send(self, lane: Lane, receiver: Receiver, waiting: Iterator[Delivery], ends_at: int, *, stops_at: int) -> None:
         """One after the other. Several at once stop at the first failure, one alone when the receiver is to be left alone."""
         assert receiver.url is not None
         recorded = []
@@ -149,7 +154,7 @@ class Dispatcher:
             if delivery.asked_at + self._pace.expires <= now:
                 recorded.append(self._record(lane, Result(delivery, Attempt(now, 0, error="expired"), "dead_letter", None)))
                 continue
-            if self._is_ending or lane.paused_until > now or (stops_at and lane.failures >= stops_at) or not await self._keep(lane):
+            if self._is_ending or lane.paused_until > now or now >= ends_at or (stops_at and lane.failures >= stops_at) or not await self._keep(lane):
                 break
             done = await attempt(self._instance.outgoing, self._clock, receiver.url, receiver.secrets, delivery)
             if done is None:
@@ -159,7 +164,7 @@ class Dispatcher:
             recorded.append(self._record(lane, result_of(delivery, done, self._pace, self._jitter())))
             if reason := self._end_of(lane, done):
                 with contextlib.suppress(WebhookNotFound):  # deleted meanwhile
-                    await self._database.write(disable_webhook, Caller(lane.organization_id), lane.webhook_id, reason)
+                    await self._database.write(queues.disable, Caller(lane.organization_id), lane, reason)
                 lane.paused_until = 0  # what waits is given up right away
                 break
         await asyncio.gather(*recorded)

@@ -3,7 +3,8 @@
 Whoever has the lease on a queue is alone at it. A lease that was lost does no harm: a result counts only if the delivery is as it was when it was read.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,9 +17,9 @@ from agentidp.core.secrets import Sealer
 from agentidp.db.schema import organizations, webhook_deliveries, webhook_queues, webhook_secrets, webhooks
 from agentidp.db.unit import Tx
 from agentidp.ledger.following import Place, SealedEvent, advance, document, find_behind, list_sealed
-from agentidp.webhooks.actions import new_delivery
+from agentidp.webhooks.actions import disable_webhook, new_delivery
 from agentidp.webhooks.queries import to_delivery
-from agentidp.webhooks.rules import EVENT_TYPES, FOLLOWER, Attempt, Delivery, Pace, Result, history_with, secret_text
+from agentidp.webhooks.rules import EVENT_TYPES, FOLLOWER, Attempt, Delivery, DisabledReason, Pace, Result, history_with, secret_text
 
 # a suspended organization's webhooks wait until it is active again
 _SERVED = webhook_queues.join(organizations, sa.and_(organizations.c.organization_id == webhook_queues.c.organization_id, organizations.c.status == "active"))
@@ -51,7 +52,7 @@ class Lane:
             return
         self.failures += 1
         self.failing_since = self.failing_since or attempt.at
-        self.paused_until = attempt.at + pace.receiver_pause(self.failures)
+        self.paused_until = attempt.ended_at + pace.receiver_pause(self.failures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,8 @@ def collect(tx: Tx) -> tuple[list[Wanted], bool]:
     """What was sealed in some of the organizations that are behind, and whether there may be more. Writes nothing: see `put_down`."""
     places, found, rows = find_behind(tx, FOLLOWER), [], 0
     for place in places:
-        hooks = _listening(tx, place.organization_id)
         events, end = list_sealed(tx, place, EVENT_TYPES)
+        hooks = _listening(tx, place.organization_id)  # after the events: whoever was told that a webhook is there misses none that came later
         wanted = []
         for event in events:
             ids = [hook.webhook_id for hook in hooks if event.action in hook.events.split() and event.timestamp >= hook.created_at]
@@ -108,27 +109,31 @@ def put_down(tx: Tx, found: Sequence[Wanted]) -> int:
 
 def is_due(tx: Tx) -> bool:
     """Whether there is a lease to be had; of all organizations."""
-    queue = webhook_queues.c
-    return tx.one(sa.select(queue.webhook_id).select_from(_SERVED).where(queue.due_at <= tx.now, queue.lease_until <= tx.now).limit(1)) is not None
+    return tx.one(sa.select(webhook_queues.c.webhook_id).select_from(_SERVED).where(*_free(tx)).limit(1)) is not None
 
 
-def claim(tx: Tx, lease_owner: str, pace: Pace, *, healthy: int, failing: int) -> list[Lane]:
-    """The leases on up to so many queues in which something is due, those that have waited longest.
+def claim(tx: Tx, lease_owner: str, pace: Pace, held: Mapping[str, int], *, healthy: int, failing: int) -> list[Lane]:
+    """The leases on up to so many queues in which something is due, those that have waited longest, and of each organization a few.
 
-    `lease_owner` is new each time: a process that finds a webhook free which it has a lane for has lost that lane.
+    `held` says how many lanes the process has already, by organization. `lease_owner` is new each time: a process that finds a webhook free which it has a
+    lane for has lost that lane.
     """
-    lanes = []
+    lanes, counts = [], Counter(held)
     for is_failing, count in ((False, healthy), (True, failing)):
         queue = webhook_queues.c
         query = (
             sa.select(webhook_queues)
             .select_from(_SERVED)
-            .where(queue.due_at <= tx.now, queue.lease_until <= tx.now, queue.failures > 0 if is_failing else queue.failures == 0)
+            .where(*_free(tx), queue.failures > 0 if is_failing else queue.failures == 0)
+            .where(queue.organization_id.not_in([whose for whose, number in counts.items() if number >= limits.WEBHOOK_LANES_EACH_MAX]))
             .order_by(queue.due_at)
             .limit(count)
             .with_for_update(skip_locked=True, of=webhook_queues)
         )
         for row in tx.all(query) if count else ():
+            counts[row.organization_id] += 1
+            if counts[row.organization_id] > limits.WEBHOOK_LANES_EACH_MAX:
+                continue
             lane = Lane(row.organization_id, row.webhook_id, lease_owner, tx.now + pace.lease, row.failures, row.failing_since, row.paused_until)
             which = sa.and_(queue.organization_id == lane.organization_id, queue.webhook_id == lane.webhook_id)
             tx.run(sa.update(webhook_queues).where(which).values(lease_owner=lease_owner, lease_until=lane.lease_until))
@@ -143,22 +148,32 @@ def keep(tx: Tx, lane: Lane, pace: Pace) -> int | None:
 
 
 def release(tx: Tx, lane: Lane) -> None:
-    """Give the lease back; the queue is due again when the next attempt is, but not while its receiver is left alone."""
+    """Give the lease back; the queue is due again when the next attempt is, behind those that wait already, but not while its receiver is left alone."""
     if not _change(tx, lane, lease_until=0):
         return
     # Asked now that the row is held: whoever puts something down waits for this to end, and makes it due.
     of = webhook_deliveries.c
     waiting = sa.and_(of.organization_id == lane.organization_id, of.webhook_id == lane.webhook_id, of.next_attempt_at.is_not(None))
     due_at = tx.connection.scalar(sa.select(sa.func.min(of.next_attempt_at)).where(waiting))
-    _change(tx, lane, lease_owner=None, due_at=None if due_at is None else max(due_at, lane.paused_until))
+    _change(tx, lane, lease_owner=None, due_at=None if due_at is None else max(due_at, lane.paused_until, tx.now))
+
+
+def disable(tx: Tx, lane: Lane, reason: DisabledReason) -> None:
+    """On behalf of its receiver, if this lane still speaks for it: its owner may have given it another url meanwhile. Raises WebhookNotFound."""
+    if _change(tx, lane, due_at=tx.now):
+        disable_webhook(tx, lane.webhook_id, reason)
 
 
 def look(tx: Tx, lane: Lane, sealer: Sealer) -> Receiver:
     """The webhook as it is now, and the next of its deliveries that are due."""
     of, secrets, hook = webhook_deliveries.c, webhook_secrets.c, webhooks.c
-    row = tx.one(sa.select(hook.url, hook.is_active).where(hook.organization_id == lane.organization_id, hook.webhook_id == lane.webhook_id))
+    whose = sa.and_(organizations.c.organization_id == hook.organization_id, hook.organization_id == lane.organization_id)
+    query = sa.select(hook.url, hook.is_active, organizations.c.status).select_from(webhooks.join(organizations, whose))
+    row = tx.one(query.where(hook.webhook_id == lane.webhook_id))
     if row is None or not row.is_active:
         return Receiver(None)
+    if row.status != "active":
+        return Receiver(row.url)  # suspended while the lane was under way
     signing = sa.select(secrets.secret_id, secrets.sealed_secret).where(
         secrets.organization_id == lane.organization_id,
         secrets.webhook_id == lane.webhook_id,
@@ -166,6 +181,8 @@ def look(tx: Tx, lane: Lane, sealer: Sealer) -> Receiver:
     )
     place = ("webhook_secrets", "sealed_secret", lane.organization_id, lane.webhook_id)
     opened = [secret_text(sealer.unseal(one.sealed_secret, *place, one.secret_id)) for one in tx.all(signing.order_by(secrets.secret_id.desc()))]
+    if not opened:  # deleted between the two statements
+        return Receiver(None)
     waiting = sa.and_(of.organization_id == lane.organization_id, of.webhook_id == lane.webhook_id, of.next_attempt_at <= tx.now)
     due = tx.all(sa.select(webhook_deliveries).where(waiting).order_by(of.next_attempt_at, of.seq).limit(limits.WEBHOOK_READ_MAX))
     return Receiver(row.url, opened, [to_delivery(one) for one in due])
@@ -196,10 +213,10 @@ def record(tx: Tx, results: Sequence[Result], lanes: Sequence[Lane]) -> list[Lan
         for result in results
     ]
     tx.connection.execute(sa.update(webhook_deliveries).where(as_read), rows)
-    lost = []
+    lost, delivered = [], {result.delivery.webhook_id for result in results if result.status == "delivered"}
     for lane in sorted(lanes, key=lambda lane: (lane.organization_id, lane.webhook_id)):
         values: dict[str, Any] = {"failures": lane.failures, "failing_since": lane.failing_since, "paused_until": lane.paused_until}
-        if not lane.failures:
+        if lane.webhook_id in delivered:
             values["last_delivery_at"] = tx.now
         if not _change(tx, lane, **values):
             lost.append(lane)
@@ -224,19 +241,18 @@ def sweep(tx: Tx) -> int:
     """Forget deliveries that ended long ago, and webhooks that were deleted with theirs, a bounded number. Returns how many."""
     of, hook = webhook_deliveries.c, webhooks.c
     old = sa.select(of.organization_id, of.delivery_id).where(of.completed_at <= tx.now - limits.WEBHOOK_DELIVERIES_KEPT_MS)
-    gone = (
-        sa.select(of.organization_id, of.delivery_id)
-        .select_from(webhook_deliveries.join(webhooks, sa.and_(hook.organization_id == of.organization_id, hook.webhook_id == of.webhook_id)))
-        .where(hook.deleted_at.is_not(None), of.next_attempt_at.is_(None))
-    )
-    key = sa.tuple_(of.organization_id, of.delivery_id)
-    swept = [tx.run(sa.delete(webhook_deliveries).where(key.in_(found.limit(limits.SWEEP_ROWS_MAX)))).rowcount for found in (old, gone)]
-    left = sa.exists().where(of.organization_id == hook.organization_id, of.webhook_id == hook.webhook_id)
-    empty = sa.select(hook.organization_id, hook.webhook_id).where(hook.deleted_at.is_not(None), ~left).limit(limits.SWEEP_ROWS_MAX)
-    ended = [tuple(row) for row in tx.all(empty)]
+    deleted = sa.select(hook.organization_id, hook.webhook_id).where(hook.deleted_at.is_not(None)).limit(limits.WEBHOOKS_PER_ORGANIZATION_MAX)
+    key, ended = sa.tuple_(of.organization_id, of.delivery_id), []
+    swept = [tx.run(sa.delete(webhook_deliveries).where(key.in_(old.limit(limits.SWEEP_ROWS_MAX)))).rowcount]
+    for row in tx.all(deleted):  # one by one, by the index
+        its = sa.and_(of.organization_id == row.organization_id, of.webhook_id == row.webhook_id)
+        some = sa.select(of.organization_id, of.delivery_id).where(its, of.next_attempt_at.is_(None)).limit(limits.SWEEP_ROWS_MAX)
+        swept.append(tx.run(sa.delete(webhook_deliveries).where(key.in_(some))).rowcount)
+        if tx.one(sa.select(of.delivery_id).where(its).limit(1)) is None:
+            ended.append((row.organization_id, row.webhook_id))
     tx.run(sa.delete(webhook_queues).where(sa.tuple_(webhook_queues.c.organization_id, webhook_queues.c.webhook_id).in_(ended)))
     tx.run(sa.delete(webhooks).where(sa.tuple_(hook.organization_id, hook.webhook_id).in_(ended)))
-    return max(*swept)
+    return max(swept)
 
 
 def count_dead_letters(tx: Tx) -> int:
@@ -249,7 +265,7 @@ def count_dead_letters(tx: Tx) -> int:
 def oldest_due(tx: Tx) -> int | None:
     """Since when the queue that has waited longest is due; of all organizations, but only where the receiver does not fail: that would be no fault of ours."""
     queue = webhook_queues.c
-    due = sa.select(sa.func.min(queue.due_at)).select_from(_SERVED).where(queue.due_at <= tx.now, queue.lease_until <= tx.now, queue.failures == 0)
+    due = sa.select(sa.func.min(queue.due_at)).select_from(_SERVED).where(*_free(tx), queue.failures == 0)
     due_at: int | None = tx.connection.scalar(due)
     return due_at
 
@@ -258,6 +274,12 @@ def _listening(tx: Tx, organization_id: str) -> Sequence[sa.Row[Any]]:
     hook = webhooks.c
     query = sa.select(hook.webhook_id, hook.events, hook.created_at).where(hook.organization_id == organization_id, hook.is_active)
     return tx.all(query.order_by(hook.webhook_id))
+
+
+def _free(tx: Tx) -> tuple[sa.ColumnElement[bool], ...]:
+    """Due, and nobody's: a lease that ends too late was taken by a clock that is wrong."""
+    queue = webhook_queues.c
+    return queue.due_at <= tx.now, sa.or_(queue.lease_until <= tx.now, queue.lease_until > tx.now + limits.FOLLOWER_LEASE_BELIEVED_MS)
 
 
 def _change(tx: Tx, lane: Lane, **columns: object) -> bool:

@@ -131,6 +131,10 @@ class Attempt:
     retry_after_seconds: int | None = None
 
     @property
+    def ended_at(self) -> int:
+        return self.at + self.latency_ms
+
+    @property
     def is_success(self) -> bool:
         return self.status_code is not None and 200 <= self.status_code < 300
 
@@ -157,7 +161,7 @@ def result_of(delivery: Delivery, attempt: Attempt, pace: Pace, jitter: float) -
         return Result(delivery, attempt, "dead_letter", None)
     if attempt.status_code in {_RATE_LIMITED, _UNAVAILABLE} and attempt.retry_after_seconds is not None:
         pause = max(pause, min(attempt.retry_after_seconds, limits.WEBHOOK_RETRY_AFTER_SECONDS_MAX) * _SECOND)
-    return Result(delivery, attempt, "failed", attempt.at + pause)
+    return Result(delivery, attempt, "failed", attempt.ended_at + pause)
 
 
 def history_with(delivery: Delivery, attempt: Attempt) -> list[Mapping[str, Any]]:

@@ -50,7 +50,7 @@ def token_answer(instance: Instance, token: IssuedToken) -> dict[str, Any]:
         "expires_in": token.expires_at - token.issued_at,
         "scope": claims["scope"],
     }
-    if "openid" in token.scope.split() and not token.rests_on:
+    if "openid" in token.scope.split() and not token.rests_on and token.policy_id is None:  # whoever acts for the agent is not the agent
         half = hashlib.sha256(access_token.encode()).digest()[:16]
         answer["id_token"] = encode(key, ID_TOKEN_TYPE, id_token_claims(token, issuer, encode_base64url(half)))
     return answer

@@ -4,6 +4,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from agentidp.auth import throttle
 from agentidp.core.errors import Invalid
 from agentidp.policies.rules import ExchangeRefused
 from agentidp.tokens.clients import Form, require_no_client
@@ -14,8 +15,9 @@ GRANT_TYPE = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
 async def handle(request: Request, form: Form, grant: str = GRANT_TYPE) -> dict[str, Any]:
-    """The token answer. `client_id` may say which agent is meant. Raises what `exchange` does, always with invalid_grant for a token that is refused."""
+    """The token answer. `client_id` may say which agent is meant. Raises RateLimited, and what `exchange` does, always with invalid_grant for a token that is refused."""
     require_no_client(request, form)
+    await throttle.admit_source(request)  # nobody has proven anything yet, and not every token leads to an agent with a rate
     if "assertion" not in form:
         raise Invalid("The parameter assertion is missing.")
     wanted = Wanted(grant, form.get("client_id", [None])[0], requested_scope(form), optional_audience(form))

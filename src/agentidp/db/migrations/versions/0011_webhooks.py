@@ -41,6 +41,13 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["organization_id"], ["organizations.organization_id"], name=op.f("fk_webhooks_organization_id")),
         sa.PrimaryKeyConstraint("organization_id", "webhook_id", name=op.f("pk_webhooks")),
     )
+    op.create_index(
+        "ix_webhooks_deleted_at",
+        "webhooks",
+        ["deleted_at"],
+        sqlite_where=sa.text("deleted_at IS NOT NULL"),
+        postgresql_where=sa.text("deleted_at IS NOT NULL"),
+    )
     op.create_table(
         "webhook_secrets",
         sa.Column("organization_id", _ID, nullable=False),

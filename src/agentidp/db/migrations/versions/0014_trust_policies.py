@@ -58,7 +58,7 @@ def downgrade() -> None:
 
 
 def _replace_check(old: str, new: str) -> None:
-    """As in 0011."""
+    """As in 0013."""
     if op.get_context().dialect.name == "postgresql":
         op.drop_constraint(op.f("ck_credentials_kind"), "credentials", type_="check")
         op.create_check_constraint(op.f("ck_credentials_kind"), "credentials", new)
