@@ -148,9 +148,7 @@ def prepare(tenant: Tenant, caller: TestAgent, seen_emails: set[str], case: Any)
     if "partnerId" in path:
         new = NewPartner("Partner", f"https://{uuid.uuid4()}.example", "https://id.partner.example/keys", [], None)
         path["partnerId"] = tenant.server.write(add_partner, Caller(tenant.organization_id, scopes=frozenset(SCOPES)), new).partner_id
-    if "/federation/" in case.operation.label:  # the server's own key set stands for a partner's: it is there
-        real = {"jwksUri": f"{tenant.server.url}/.well-known/jwks.json", "issuer": f"https://{uuid.uuid4()}.example"}
-        body |= {name: address for name, address in real.items() if re.fullmatch(r"https?://[!-~]{1,504}", str(body.get(name)), re.ASCII)}
+    put_addresses(tenant.server, case.operation.label, body)
     if case.operation.label in CHECKOUTS:
         lower(tenant)
         body |= {name: f"{tenant.server.url}/{name}" for name in ("successUrl", "cancelUrl") if is_address(body.get(name))}
@@ -174,12 +172,26 @@ def prepare(tenant: Tenant, caller: TestAgent, seen_emails: set[str], case: Any)
         body.pop(name, None)
     if isinstance(jwk := body.get("jwk"), dict) and (numbers := NUMBERS.get(str(jwk.get("kty")))) and is_shaped(jwk, numbers):
         jwk |= {name: KEYS[jwk["kty"]][name] for name in numbers}
-    if isinstance(uri := body.get("jwksUri"), str) and len(uri) <= limits.URL_CHARACTERS_MAX and re.fullmatch(r"https?://[!-~]+", uri):
-        body["jwksUri"] = "https://keys.example.com/jwks.json"  # the rules of what may be called are no pattern
     if isinstance(email := body.get("email"), str):
         if email in seen_emails:
             body["email"] = f"{len(seen_emails)}{email}"
         seen_emails.add(email)
+
+
+def put_addresses(server: RunningServer, label: str, body: dict[str, Any]) -> None:
+    """Addresses that may be called in the place of those that JSON Schema allows: what may be called is no pattern."""
+    if "/federation/" in label:  # the server's own key set stands for a partner's: it is there
+        real = {"jwksUri": f"{server.url}/.well-known/jwks.json", "issuer": f"https://{uuid.uuid4()}.example"}
+        body |= {name: address for name, address in real.items() if re.fullmatch(r"https?://[!-~]{1,504}", str(body.get(name)), re.ASCII)}
+    if "/webhooks" in label and isinstance(url := body.get("url"), str) and 0 < len(url) <= limits.URL_CHARACTERS_MAX:
+        body["url"] = "https://hooks.example.com/"
+    if (
+        "/credentials" in label
+        and isinstance(uri := body.get("jwksUri"), str)
+        and len(uri) <= limits.URL_CHARACTERS_MAX
+        and re.fullmatch(r"https?://[!-~]+", uri)
+    ):
+        body["jwksUri"] = "https://keys.example.com/jwks.json"
 
 
 def is_shaped(jwk: dict[str, Any], numbers: dict[str, str]) -> bool:

@@ -69,7 +69,7 @@ def instance_on(database: Database, url: str, folder: Path) -> Instance:
     """As much of a server as a publisher looks at."""
     settings = settings_for(folder, None, nats_url=url)
     nothing: Any = None
-    return Instance(settings, database, nothing, nothing, nothing, system_clock, Metrics(), nothing, nothing)
+    return Instance(settings, database, nothing, nothing, nothing, system_clock, Metrics(), *[nothing] * 4)
 
 
 @contextlib.asynccontextmanager

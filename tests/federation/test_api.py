@@ -62,6 +62,7 @@ def test_a_partners_life(federation: Federation, issuer: FakeIssuer) -> None:
 def test_only_administrators_and_the_operator_change_partners(federation: Federation, issuer: FakeIssuer) -> None:
     partner = federation.partner(issuer)
     path = f"{PARTNERS}/{partner['partnerId']}"
+    assert federation.verify(issuer.token(federation.audience))["valid"]
     asked = len(issuer.requests)
     attempts = [
         ("POST", TRUST, NEW | {"jwksUri": f"{issuer.url}{KEYS}"}),

@@ -239,6 +239,7 @@ def test_while_nobody_can_tell_nothing_is_valid(federation: Federation, issuer: 
     """Keys that are known are used for a while; then it is 503, which says neither yes nor no."""
     federation.partner(issuer)
     token = issuer.token(federation.audience, exp=int(time.time()) + 80_000)
+    assert federation.verify(token)["valid"]
     issuer.is_down = True
     assert federation.verify(token)["valid"]
     with later(federation, limits.OUTSIDE_KEYS_FRESH_SECONDS_MAX + 1):

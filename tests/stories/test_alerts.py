@@ -15,7 +15,10 @@ from agentidp.core.metrics import Metrics
 
 FILE = ROOT / "docs" / "prometheus-alerts.yml"
 RULES: list[dict[str, Any]] = [rule for group in yaml.safe_load(FILE.read_text("utf-8"))["groups"] for rule in group["rules"]]
-NOT_ALARMED = {"agents_registered", "tokens_issued", "billing_limit_rejections", "db_query_duration_seconds", "db_pool_active_connections"}  # for dashboards
+NOT_ALARMED = {  # for dashboards
+    *("agents_registered", "tokens_issued", "billing_limit_rejections", "db_query_duration_seconds", "db_pool_active_connections"),
+    *("event_streams", "nats_events_published"),
+}
 OF_PROMETHEUS = {"job", "instance", "le"}  # which it adds itself, or which every histogram has
 
 _SELECTOR = re.compile(r"\b(agentidp_\w+|up)\b(?:\{([^}]*)\})?")

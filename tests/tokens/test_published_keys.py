@@ -137,7 +137,8 @@ def test_an_agent_publishes_its_keys_in_one_place(agent: TestAgent, publisher: F
         ("https://keys.example.com/a\\b", "characters"),
     ],
 )
-def test_an_address_that_may_not_be_called_is_refused_at_once(tenant: Tenant, address: str, reason: str) -> None:
+def test_an_address_that_may_not_be_called_is_refused_at_once(own_server: RunningServer, address: str, reason: str) -> None:
+    tenant = make_tenant(own_server)  # of a server as in production: nothing inside may be called
     response = register_address(tenant.admin, address)
     assert refused(response, 400, "VALIDATION_ERROR")
     assert response.json()["details"]["reason"] == reason

@@ -13,7 +13,7 @@ from agentidp.auth.instance import instance_of
 from agentidp.core import limits
 from agentidp.core.http import PacedResponse
 from agentidp.core.operations import secured
-from agentidp.core.resources import QueryParameters, parse_number
+from agentidp.core.resources import Filter, QueryParameters, parse_number
 from agentidp.events.queries import get_beginning
 from agentidp.events.streams import Wanted, stream
 
@@ -27,7 +27,7 @@ class EventParameters(QueryParameters):
     """Which events, and how many."""
 
     types: Annotated[str, _TYPES] | None = Field(None, description="Only events of these types, separated by commas.", examples=["token.issued,auth.failed"])
-    last_event_id: str | None = Field(None, description="As the header `Last-Event-ID`, which wins: for clients that cannot set it.")
+    last_event_id: Filter | None = Field(None, description="As the header `Last-Event-ID`, which wins: for clients that cannot set it.")
     limit: Annotated[int, Field(ge=1, le=limits.EVENT_STREAM_EVENTS_MAX), BeforeValidator(parse_number)] | None = Field(
         None, description="End after so many events."
     )
