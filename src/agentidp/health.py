@@ -123,7 +123,7 @@ class WebhooksHealth(BaseModel):
     """All organizations' webhooks together, as last looked at."""
 
     lagSeconds: float = Field(  # noqa: N815 - the name on the wire
-        description=f"How long the oldest delivery that is due has waited. Beyond {limits.WEBHOOK_LAG_SECONDS_MAX} the server does not keep up, and is degraded."
+        description=f"How long the oldest delivery that is due waits for this server, those to receivers that fail left out. Beyond {limits.WEBHOOK_LAG_SECONDS_MAX} the server does not keep up, and is degraded."
     )
     deadLetters: int = Field(description="Deliveries that were given up, as long as they are kept: their organizations' matter.")  # noqa: N815 - as above
 
