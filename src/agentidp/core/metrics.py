@@ -30,7 +30,11 @@ class Metrics:
         self.webhook_dead_letters = Gauge(
             "agentidp_webhook_dead_letters", "Deliveries to webhooks that were given up, as long as they are kept", registry=registry
         )
-        self.webhook_lag_seconds = Gauge("agentidp_webhook_lag_seconds", "How long the oldest delivery that is due waits for this server, those to receivers that fail left out", registry=registry)
+        self.webhook_lag_seconds = Gauge(
+            "agentidp_webhook_lag_seconds",
+            "How long the oldest delivery that is due waits for this server, those to receivers that fail left out",
+            registry=registry,
+        )
         self.outgoing_blocked = Counter(
             "agentidp_outgoing_blocked", "Requests to addresses of tenants that were refused before a byte was sent", registry=registry
         )
