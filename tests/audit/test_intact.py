@@ -250,3 +250,18 @@ def test_what_was_sealed_in_another_spelling_is_followed_all_the_same(database_u
             assert await _verify(database) == Verification(1, 3 * limits.AUDIT_LINKS_MAX, None, None)
 
     run(work())
+
+
+@pytest.mark.parametrize("column", ["user_agent", "agent_id", "metadata", "previous_hash"])
+def test_bytes_that_are_no_text_are_found(database_url: str, column: str) -> None:
+    """SQLite takes them; its driver cannot even read them."""
+
+    async def work() -> None:
+        async with opened(database_url) as database, Hands(database_url) as hands:
+            await put(hands, 5)
+            await hands.run((f"UPDATE audit_events SET {column} = CAST(x'ff' AS TEXT) WHERE seq = 3", ()))
+            broken = (await _verify(database)).broken
+            assert broken is not None
+            assert broken.seq == 3
+
+    run(work())

@@ -1,5 +1,7 @@
 """Looking events up, always within one organization."""
 
+import contextlib
+import sqlite3
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -90,10 +92,26 @@ def get_chain_state(tx: Tx) -> ChainState:
 
 def list_links(tx: Tx, after: int, to_seq: int) -> tuple[Sequence[tuple[Any, ...]], Sequence[tuple[int, str, int, str]]]:
     """The next sealed events behind number `after`, as `chain.ROW`, and the checkpoints (size, head, instant, note) that lie among them."""
-    cursor = tx.connection.execute(_LINKS, {"organization_id": tx.caller.organization_id, "after": after, "to_seq": to_seq}).cursor
+    values = {"organization_id": tx.caller.organization_id, "after": after, "to_seq": to_seq}
+    cursor = tx.connection.execute(_LINKS, values).cursor
     assert cursor is not None
-    rows = cursor.fetchall()
+    try:
+        rows = cursor.fetchall()
+    except sqlite3.OperationalError as error:
+        if "UTF-8" not in str(error):
+            raise
+        rows = _before_what_is_no_text(tx, values)
     return rows, list_checkpoints(tx, after, rows[-1][ROW.index("seq")] if rows else after)
+
+
+def _before_what_is_no_text(tx: Tx, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """SQLite keeps any bytes as text, and its driver reads none that are not UTF-8: the chain ends before them."""
+    cursor, rows = tx.connection.execute(_LINKS, values).cursor, list[tuple[Any, ...]]()
+    assert cursor is not None
+    with contextlib.suppress(sqlite3.OperationalError):
+        while (row := cursor.fetchone()) is not None:
+            rows.append(row)
+    return rows
 
 
 def list_checkpoints(tx: Tx, from_size: int, to_size: int) -> Sequence[tuple[int, str, int, str]]:
