@@ -115,6 +115,7 @@ def start(name: str, *, database_url: str | None = None, variant: str = "", fold
     port = free_port()
     env = {"AGENTIDP_DATA_DIR": str(folder / "data"), "AGENTIDP_PORT": str(port), "AGENTIDP_LOG_LEVEL": "warning"}
     env["AGENTIDP_RATE_LIMIT__PER_MINUTE"] = "0"  # servers are compared without limits
+    env["AGENTIDP_RATE_LIMIT__PUBLIC_PER_MINUTE"] = "0"
     env |= {f"AGENTIDP_{key}": value for key, value in settings.items()}
     if database_url:
         env["AGENTIDP_DATABASE_URL"] = database_url
