@@ -18,7 +18,14 @@ Forge = Callable[[FakeIssuer, dict[str, Any], dict[str, Any]], str]
 
 
 def _changed(**claims: Any) -> Forge:
-    return lambda issuer, header, known: issuer.key.sign(header, {name: value for name, value in (known | claims).items() if value is not ...})
+    """With other claims: a function is given the time of signing, `...` means left out."""
+
+    def forged(issuer: FakeIssuer, header: dict[str, Any], known: dict[str, Any]) -> str:
+        now = int(time.time())
+        changed = {name: value(now) if callable(value) else value for name, value in claims.items()}
+        return issuer.key.sign(header, {name: value for name, value in (known | changed).items() if value is not ...})
+
+    return forged
 
 
 def _headed(**changed: Any) -> Forge:
@@ -47,7 +54,6 @@ def _parts(change: Callable[[list[str]], list[str]]) -> Forge:
     return _text(lambda token: ".".join(change(token.split("."))))
 
 
-_now = int(time.time())
 FORGERIES: dict[str, Forge] = {
     "none": _unsigned("none", ""),
     "none with a signature": _unsigned("none", "AA"),
@@ -82,16 +88,16 @@ FORGERIES: dict[str, Forge] = {
     "a lone surrogate": lambda issuer, header, claims: issuer.key.sign(header, json.dumps(claims)[:-1] + ',"x":"\\ud800"}'),
     "no UTF-8": lambda issuer, header, _: issuer.key.sign(header, b'{"x":"\xff"}'),
     "too deep": lambda issuer, header, claims: issuer.key.sign(header, json.dumps(claims)[:-1] + f',"x":{"[" * 100}{"]" * 100}}}'),
-    "expired": _changed(exp=_now - 1, iat=_now - 60, nbf=_now - 60),
+    "expired": _changed(exp=lambda now: now - 1, iat=lambda now: now - 60, nbf=lambda now: now - 60),
     "no exp": _changed(exp=...),
-    "exp as text": _changed(exp=str(_now + 300)),
-    "exp with a fraction": _changed(exp=_now + 300.5),
+    "exp as text": _changed(exp=lambda now: str(now + 300)),
+    "exp with a fraction": _changed(exp=lambda now: now + 300.5),
     "exp true": _changed(exp=True),
     "exp at the end of time": _changed(exp=10**18),
     "no iat": _changed(iat=...),
-    "iat in the future": _changed(iat=_now + 600, exp=_now + 900),
-    "iat as text": _changed(iat=str(_now)),
-    "nbf in the future": _changed(nbf=_now + 600, exp=_now + 900),
+    "iat in the future": _changed(iat=lambda now: now + 600, exp=lambda now: now + 900),
+    "iat as text": _changed(iat=lambda now: str(now)),
+    "nbf in the future": _changed(nbf=lambda now: now + 600, exp=lambda now: now + 900),
     "nbf as text": _changed(nbf="0"),
     "no sub": _changed(sub=...),
     "sub empty": _changed(sub=""),

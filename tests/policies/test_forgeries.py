@@ -20,7 +20,6 @@ MAIN = {"repository": "acme/screener", "branch": "main", "conditions": {"environ
 REPOSITORY: dict[str, Any] = {"repository": "acme/screener"}
 CLUSTER = {"repository": None, "conditions": {"sub": {"equals": "system:serviceaccount:agents:screener"}}}
 WORKFLOW = "acme/screener/.github/workflows/deploy.yml@refs/heads/main"
-_now = int(time.time())
 
 
 @dataclass(frozen=True)
@@ -174,15 +173,17 @@ TOKENS: dict[str, dict[str, Any]] = {
     **{
         f"{name} is {value!r:.20}": {name: value}
         for name in ("exp", "iat", "nbf")
-        for value in (*((...,) if name != "nbf" else ()), None, "1", str(_now), _now + 0.5, True, [], {}, 10**40)
+        for value in (*((...,) if name != "nbf" else ()), None, "1", True, [], {}, 10**40)
     },
-    "expired": {"iat": _now - 600, "nbf": _now - 600, "exp": _now - 300},
-    "expired now": {"exp": _now},
-    "from the future": {"iat": _now + 3000, "nbf": _now + 3000, "exp": _now + 4000},
-    "not yet": {"nbf": _now + 3000},
-    "lives for ever": {"exp": _now + 10**9},
-    "lives for a day and more": {"exp": _now + 86_400 + 600},
-    "ended before it began": {"iat": _now + 30, "exp": _now + 20},
+    **{f"{name} is text": {name: str} for name in ("exp", "iat", "nbf")},
+    **{f"{name} has a fraction": {name: lambda now: now + 0.5} for name in ("exp", "iat", "nbf")},
+    "expired": {"iat": lambda now: now - 600, "nbf": lambda now: now - 600, "exp": lambda now: now - 300},
+    "expired now": {"exp": lambda now: now},
+    "from the future": {"iat": lambda now: now + 3000, "nbf": lambda now: now + 3000, "exp": lambda now: now + 4000},
+    "not yet": {"nbf": lambda now: now + 3000},
+    "lives for ever": {"exp": lambda now: now + 10**9},
+    "lives for a day and more": {"exp": lambda now: now + 86_400 + 600},
+    "ended before it began": {"iat": lambda now: now + 30, "exp": lambda now: now + 20},
 }
 
 
@@ -192,6 +193,8 @@ def some(names: Iterable[str]) -> list[Any]:
 
 
 def filled(value: Any, trust: Trust, issuer: FakeIssuer) -> Any:
+    if callable(value):
+        return value(int(time.time()))
     if isinstance(value, list):
         return [filled(one, trust, issuer) for one in value]
     names = {"{audience}": trust.audience, "{AUDIENCE}": trust.audience.upper(), "{server}": trust.tenant.server.url, "{issuer}": issuer.url}
