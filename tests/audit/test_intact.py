@@ -44,7 +44,9 @@ TEXTS = [
     ),
 ]
 DAY = 24 * 3600 * 1000
-INSTANTS = [1000, 59_999, DAY - 1, DAY, 951_782_399_999, 951_782_400_000, 4_107_542_399_999, limits.TIMESTAMP_MS_MAX]  # leap days among them
+# Of thirteen digits, the quick way's, with leap days; and others.
+INSTANTS = [10**12, 1_709_164_799_999, 1_709_164_800_000, 1_709_251_199_999, 4_107_542_399_999, 10**13 - 1]
+LONG_AGO = [1000, 59_999, DAY - 1, DAY, 951_782_399_999, 951_782_400_000, 10**12 - 1, 10**13, limits.TIMESTAMP_MS_MAX]
 
 
 async def _verify(database: Database, dates: Dates = Dates()) -> Verification:  # noqa: B008 - frozen
@@ -67,13 +69,23 @@ def test_sqlite_writes_what_was_sealed_whatever_it_holds(database_url: str) -> N
         found: dict[str, Any] = {name: None if chosen.random() < 0.2 else next(texts) for name in FILLED}
         found |= {"action": next(texts), "outcome": chosen.choice(["success", "failure"])}
         found["metadata"] = {json.dumps(next(texts)): [next(texts), seq, None, {"organizationId": next(texts), "outcome": "success", "seq": 1}]}
-        return found | {"timestamp": chosen.choice([*INSTANTS, chosen.randrange(limits.TIMESTAMP_MS_MAX)])}
+        return found | {"timestamp": chosen.choice([*INSTANTS, chosen.randrange(10**12, 10**13)])}
 
     async def work() -> None:
         async with opened(database_url) as database, Hands(database_url) as hands:
             length = 2 * limits.AUDIT_LINKS_MAX + 1
             rows = await put(hands, length, values)
             assert await _whole(database, length) == Intact(length, rows[-1][-1], [])
+            assert (await _verify(database)).broken is None
+
+    run(work())
+
+
+def test_instants_that_the_quick_way_does_not_know_are_no_fault(database_url: str) -> None:
+    async def work() -> None:
+        async with opened(database_url) as database, Hands(database_url) as hands:
+            await put(hands, len(LONG_AGO), lambda seq: {"timestamp": LONG_AGO[seq - 1]})
+            assert (await _whole(database, len(LONG_AGO))).size == 0
             assert (await _verify(database)).broken is None
 
     run(work())

@@ -96,7 +96,7 @@ FORGERIES: dict[str, Forge] = {
     "exp at the end of time": _changed(exp=10**18),
     "no iat": _changed(iat=...),
     "iat in the future": _changed(iat=lambda now: now + 600, exp=lambda now: now + 900),
-    "iat as text": _changed(iat=lambda now: str(now)),
+    "iat as text": _changed(iat=str),
     "nbf in the future": _changed(nbf=lambda now: now + 600, exp=lambda now: now + 900),
     "nbf as text": _changed(nbf="0"),
     "no sub": _changed(sub=...),
