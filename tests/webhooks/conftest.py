@@ -36,7 +36,8 @@ def _servers(folder: Path) -> Iterator[Callable[..., RunningServer]]:
         def server_on(engine: str, request: pytest.FixtureRequest, *, allow_loopback: bool) -> RunningServer:
             name = f"{engine}-{'sending' if allow_loopback else 'strict'}"
             if name not in running:
-                url = stack.enter_context(fresh_postgres_database(request.getfixturevalue("postgres"))) if engine == "postgresql" else None
+                # the database ends with its PostgreSQL, which may be sooner
+                url = fresh_postgres_database(request.getfixturevalue("postgres")).__enter__() if engine == "postgresql" else None
                 running[name] = RunningServer(settings_for(folder / name, url, webhooks={"allow_loopback": allow_loopback}))
                 stack.callback(running[name].stop)
             return running[name]

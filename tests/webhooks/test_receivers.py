@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 
 import msgspec
+import pytest
 import sqlalchemy as sa
 from tests.fakes.fake_receiver import Behaviour, FakeReceiver, receiving
 from tests.ledger.made import make_known
@@ -130,3 +131,39 @@ def test_what_waits_goes_to_the_new_address_as_soon_as_there_is_one(visit: Visit
 
 def test_an_attempt_ends_within_its_lease_however_long_it_waits_for_its_turn() -> None:
     assert 1000 * (limits.OUTGOING_TURN_SECONDS_MAX + limits.OUTGOING_SECONDS_MAX) < limits.WEBHOOK_LEASE_LEFT_MS < limits.WEBHOOK_LEASE_MS
+
+
+@pytest.mark.parametrize(("webhooks", "each"), [(1, 8), (4, 8), (8, 4), (12, 2)])
+def test_those_who_answer_quickly_share_what_is_under_way(visit: Visit, receiver: FakeReceiver, webhooks: int, each: int) -> None:
+    """All of it is repeated if the process is killed just then."""
+
+    async def happens(desk: Desk) -> None:
+        receiver.behaviour = Behaviour(lambda _: 0)
+        for _ in range(webhooks):
+            await desk.webhook(receiver.url)
+        await desk.act(limits.WEBHOOK_BACKLOG)
+        async with dispatching(desk):
+            await until(lambda: len(receiver.received) >= webhooks * each)
+            await asyncio.sleep(0.1)
+            assert len(receiver.received) == webhooks * each
+            receiver.close_port()
+
+    visit(happens)
+
+
+def test_who_takes_long_is_asked_as_often_at_once_as_ever(visit: Visit, receiver: FakeReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def happens(desk: Desk) -> None:
+        monkeypatch.setattr(limits, "WEBHOOK_READ_MAX", limits.WEBHOOK_BACKLOG)
+        answered = 3 * limits.WEBHOOK_BACKLOG
+        receiver.behaviour = Behaviour(lambda number: 200 if number <= answered else 0, seconds_before=2 * limits.WEBHOOK_QUICK_MS / 1000)
+        for _ in range(3):
+            await desk.webhook(receiver.url)
+        monkeypatch.setattr(limits, "WEBHOOK_CONCURRENT_QUICK", 6)
+        await desk.act(2 * limits.WEBHOOK_BACKLOG)
+        async with dispatching(desk):
+            await until(lambda: len(receiver.received) >= answered + 3 * limits.WEBHOOK_CONCURRENT_EACH)
+            await asyncio.sleep(0.1)
+            assert len(receiver.received) == answered + 3 * limits.WEBHOOK_CONCURRENT_EACH
+            receiver.close_port()
+
+    visit(happens)

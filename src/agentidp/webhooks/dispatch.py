@@ -139,11 +139,18 @@ class Dispatcher:
     async def _send_all(self, lane: Lane, receiver: Receiver, ends_at: int) -> bool:
         """Everything that was read as due, in its order. Returns whether the receiver may be asked for more right away."""
         waiting = iter(receiver.due)
-        width = limits.WEBHOOK_CONCURRENT_EACH if len(receiver.due) >= limits.WEBHOOK_BACKLOG and not lane.failures else 1
+        width = self._width(lane) if len(receiver.due) >= limits.WEBHOOK_BACKLOG and not lane.failures else 1
         async with asyncio.TaskGroup() as group:
             for _ in range(width):
                 group.create_task(self._send(lane, receiver, waiting, ends_at, stops_at=1 if width > 1 else 0))
         return not self._is_ending and lane.paused_until <= self._clock()
+
+    def _width(self, lane: Lane) -> int:
+        """How many requests at once to a receiver that does not keep up with one after the other."""
+        if lane.latency_ms > limits.WEBHOOK_QUICK_MS:
+            return limits.WEBHOOK_CONCURRENT_EACH
+        sharing = sum(not one.failures for one in self._lanes.values())
+        return max(2, min(limits.WEBHOOK_CONCURRENT_EACH, limits.WEBHOOK_CONCURRENT_QUICK // sharing))
 
     async def _send(self, lane: Lane, receiver: Receiver, waiting: Iterator[Delivery], ends_at: int, *, stops_at: int) -> None:
         """One after the other. Several at once stop at the first failure, one alone when the receiver is to be left alone."""

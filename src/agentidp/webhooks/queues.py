@@ -4,7 +4,7 @@ Whoever has the lease on a queue is alone at it. A lease that was lost does no h
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,8 +45,10 @@ class Lane:
     failures: int = 0
     failing_since: int | None = None
     paused_until: int = 0
+    latency_ms: int = 0  # of the last attempt
 
     def observe(self, attempt: Attempt, pace: Pace) -> None:
+        self.latency_ms = attempt.latency_ms
         if attempt.is_success:
             self.failures, self.failing_since, self.paused_until = 0, None, 0
             return
@@ -213,14 +215,8 @@ def record(tx: Tx, results: Sequence[Result], lanes: Sequence[Lane]) -> list[Lan
         for result in results
     ]
     tx.connection.execute(sa.update(webhook_deliveries).where(as_read), rows)
-    lost, delivered = [], {result.delivery.webhook_id for result in results if result.status == "delivered"}
-    for lane in sorted(lanes, key=lambda lane: (lane.organization_id, lane.webhook_id)):
-        values: dict[str, Any] = {"failures": lane.failures, "failing_since": lane.failing_since, "paused_until": lane.paused_until}
-        if lane.webhook_id in delivered:
-            values["last_delivery_at"] = tx.now
-        if not _change(tx, lane, **values):
-            lost.append(lane)
-    return lost
+    delivered = {result.delivery.webhook_id for result in results if result.status == "delivered"}
+    return _tell(tx, lanes, delivered)
 
 
 def give_up(tx: Tx, lane: Lane, reason: str) -> int:
@@ -280,6 +276,29 @@ def _free(tx: Tx) -> tuple[sa.ColumnElement[bool], ...]:
     """Due, and nobody's: a lease that ends too late was taken by a clock that is wrong."""
     queue = webhook_queues.c
     return queue.due_at <= tx.now, sa.or_(queue.lease_until <= tx.now, queue.lease_until > tx.now + limits.FOLLOWER_LEASE_BELIEVED_MS)
+
+
+def _tell(tx: Tx, lanes: Sequence[Lane], delivered: Collection[str]) -> list[Lane]:
+    """Write how the receivers do, into the queues that are still ours. Returns the lanes of the others."""
+    queue = webhook_queues.c
+    ours = sa.and_(queue.organization_id == sa.bindparam("of"), queue.webhook_id == sa.bindparam("which"), queue.lease_owner == sa.bindparam("owner"))
+    since = sa.func.coalesce(sa.bindparam("delivered_at", type_=sa.BigInteger), queue.last_delivery_at)
+    rows = [
+        {
+            "of": lane.organization_id,
+            "which": lane.webhook_id,
+            "owner": lane.lease_owner,
+            "failures": lane.failures,
+            "failing_since": lane.failing_since,
+            "paused_until": lane.paused_until,
+            "delivered_at": tx.now if lane.webhook_id in delivered else None,
+        }
+        for lane in sorted(lanes, key=lambda lane: (lane.organization_id, lane.webhook_id))
+    ]
+    tx.connection.execute(sa.update(webhook_queues).where(ours).values(last_delivery_at=since), rows)
+    which = sa.tuple_(queue.organization_id, queue.webhook_id).in_([(lane.organization_id, lane.webhook_id) for lane in lanes])
+    held = {(row.webhook_id, row.lease_owner) for row in tx.all(sa.select(queue.webhook_id, queue.lease_owner).where(which))}
+    return [lane for lane in lanes if (lane.webhook_id, lane.lease_owner) not in held]
 
 
 def _change(tx: Tx, lane: Lane, **columns: object) -> bool:
