@@ -31,9 +31,9 @@ def url_of(receiver: FakePeer) -> str:
     return f"http://127.0.0.1:{receiver.port}/"
 
 
-async def failed(client: Outgoing, receiver: FakePeer) -> str:
+async def failed(client: Outgoing, receiver: FakePeer, tenant: str = "") -> str:
     with pytest.raises(Unreachable) as unreachable:
-        await client.request("POST", url_of(receiver), body=b"{}")
+        await client.request("POST", url_of(receiver), body=b"{}", tenant=tenant)
     return unreachable.value.kind
 
 
@@ -274,6 +274,21 @@ def test_requests_wait_for_their_turn_and_not_for_long(run: Run) -> None:
             is_open.set()
             assert [answer.status for answer in await asyncio.gather(*tasks)] == [200, 200]
             assert slow.connections == 2
+            await client.close()
+            assert client._origins == {}
+
+    run(work())
+
+
+def test_a_tenant_takes_nobody_elses_turns_at_an_origin_they_share(run: Run) -> None:
+    async def work() -> None:
+        async with FakePeer(lambda _, __: asyncio.sleep(10)) as provider:
+            client = outgoing(requests_each=3, requests_of_one=2, turn_seconds=0.1, seconds=1)
+            tasks = [asyncio.create_task(failed(client, provider, tenant="greedy")) for _ in range(3)]
+            await provider.until(lambda: len(provider.requests) == 2)
+            other = asyncio.create_task(failed(client, provider, tenant="other"))
+            await provider.until(lambda: len(provider.requests) == 3)
+            assert sorted(await asyncio.gather(*tasks, other)) == ["busy", "timeout", "timeout", "timeout"]
             await client.close()
             assert client._origins == {}
 

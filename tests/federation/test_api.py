@@ -119,6 +119,7 @@ def test_there_is_an_end_of_partners(federation: Federation, issuer: FakeIssuer)
     for number in range(limits.FEDERATION_PARTNERS_MAX):
         federation.tenant.server.write(add_partner, caller, NewPartner("Partner", f"{issuer.url}/{number}", f"{issuer.url}{KEYS}", [], None))
     refused = federation.trust(issuer)
+    assert issuer.requests == [], "nobody is called for what cannot be"
     assert refusal(refused) == (409, "CONFLICT")
     assert str(limits.FEDERATION_PARTNERS_MAX) in refused.json()["message"]
     first = federation.call("GET", PARTNERS, params={"limit": 100}).json()

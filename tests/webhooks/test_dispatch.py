@@ -250,6 +250,25 @@ def test_deliveries_are_forgotten_and_deleted_webhooks_go(visit: Visit, receiver
     visit(happens)
 
 
+def test_what_a_deleted_organization_leaves_goes_too(visit: Visit, receiver: FakeReceiver) -> None:
+    async def happens(desk: Desk) -> None:
+        database, other = desk.instance.database, await make_known(desk.instance.database)
+        for known in (desk.known, other):
+            for _ in range(2):
+                await desk.webhook(receiver.url, known=known)
+            await desk.act(known=known)
+        await desk.dispatcher.put_down()
+        gone = other.caller.organization_id
+        await database.write(lambda tx: tx.run(sa.update(organizations).values(status="deleted").where(organizations.c.organization_id == gone)), SYSTEM)
+        for _ in range(2):
+            await database.write(queues.sweep, SYSTEM)
+        for table, count in ((webhooks, 2), (webhook_secrets, 2), (webhook_queues, 2), (webhook_deliveries, 2)):
+            left = await database.read(lambda tx, of=table: tx.all(sa.select(of.c.organization_id)), SYSTEM)
+            assert [row.organization_id for row in left] == [desk.known.caller.organization_id] * count
+
+    visit(happens)
+
+
 def test_gauges_tell_what_waits_and_what_was_given_up(visit: Visit, receiver: FakeReceiver) -> None:
     receiver.behaviour = Behaviour(status=lambda _: 410)
 

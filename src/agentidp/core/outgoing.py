@@ -57,17 +57,25 @@ class Bounds:
     raw_bytes: int = limits.OUTGOING_RAW_BYTES_MAX
     requests: int = limits.OUTGOING_REQUESTS_MAX
     requests_each: int = limits.OUTGOING_REQUESTS_EACH_MAX
+    requests_of_one: int = limits.OUTGOING_REQUESTS_OF_ONE_MAX
     kept: int = limits.OUTGOING_KEPT_MAX
     kept_seconds: float = limits.OUTGOING_KEPT_SECONDS_MAX
 
 
 @dataclass(slots=True)
-class _Origin:
-    """A scheme, host and port that is in use. `users` counts those who wait for a turn, too."""
+class _Turns:
+    """`users` counts those who wait for a turn, too."""
 
-    key: str
     turns: asyncio.Semaphore
     users: int = 0
+
+
+@dataclass(slots=True)
+class _Origin(_Turns):
+    """A scheme, host and port that is in use, and whoever uses it: many tenants may have their receivers there."""
+
+    key: str = ""
+    shares: dict[str, _Turns] = field(default_factory=dict)
     kept: list["Wire"] = field(default_factory=list)
 
 
@@ -93,8 +101,10 @@ class Outgoing:
         self._kept: dict[Wire, None] = {}  # all origins' together, the longest kept first
         self._is_closed = False
 
-    async def request(self, method: Literal["GET", "POST"], url: str, *, headers: Mapping[str, str] | None = None, body: bytes = b"") -> Answer:
-        """One request, one answer. Raises Blocked, Unreachable, and nothing else.
+    async def request(
+        self, method: Literal["GET", "POST"], url: str, *, headers: Mapping[str, str] | None = None, body: bytes = b"", tenant: str = ""
+    ) -> Answer:
+        """One request, one answer, on behalf of a tenant. Raises Blocked, Unreachable, and nothing else.
 
         If any one of the host's addresses is not allowed, none is dialled. The answer is there within 5 s for a turn and 20 s from then on. Host, Content-Length and
         what else belongs to the connection is written here. A request on a kept connection which ends without a byte of answer is sent once more
@@ -110,7 +120,7 @@ class Outgoing:
             request = wire.compose(method, target, headers or {}, body)
         except ValueError:
             raise self._blocked("header", "One of the headers may not be sent.") from None
-        async with self._turn(target) as origin:
+        async with self._turn(target, tenant) as origin:
             started = time.perf_counter()
             try:
                 async with asyncio.timeout(self._bounds.seconds):
@@ -126,22 +136,27 @@ class Outgoing:
             kept.abort()
 
     @contextlib.asynccontextmanager
-    async def _turn(self, target: Target) -> AsyncIterator[_Origin]:
-        """Raises Unreachable when there are too many requests at once, to this origin or in all."""
+    async def _turn(self, target: Target, tenant: str) -> AsyncIterator[_Origin]:
+        """Raises Unreachable when there are too many requests at once, of this tenant to this origin, to the origin, or in all."""
         key = f"{target.scheme}://{target.host}:{target.port}"
-        origin = self._origins.setdefault(key, _Origin(key, asyncio.Semaphore(self._bounds.requests_each)))
+        origin = self._origins.setdefault(key, _Origin(asyncio.Semaphore(self._bounds.requests_each), key=key))
+        share = origin.shares.setdefault(tenant, _Turns(asyncio.Semaphore(self._bounds.requests_of_one)))
         origin.users += 1
+        share.users += 1
         try:
             async with contextlib.AsyncExitStack() as taken:
                 try:
                     async with asyncio.timeout(self._bounds.turn_seconds):
-                        await taken.enter_async_context(origin.turns)
-                        await taken.enter_async_context(self._turns)
+                        for turns in (share.turns, origin.turns, self._turns):
+                            await taken.enter_async_context(turns)
                 except TimeoutError:
                     raise Unreachable("busy", "Too many requests are under way.") from None
                 yield origin
         finally:
             origin.users -= 1
+            share.users -= 1
+            if not share.users:
+                del origin.shares[tenant]
             self._tidy(origin)
 
     async def _exchange(self, origin: _Origin, target: Target, request: "Request") -> "Received":

@@ -17,7 +17,7 @@ from agentidp.core.errors import Conflict, WrongSettings
 from agentidp.db import partitions, walls
 from agentidp.db.schema import metadata
 
-HEAD = "0015"
+HEAD = "0016"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _VERSIONS = sa.table("alembic_version", sa.column("version_num", sa.String))
 _LOCK = 0x4167_656E_7449_6450  # "AgentIdP": one migration at a time, for the length of its transaction

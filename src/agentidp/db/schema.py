@@ -93,6 +93,7 @@ organizations = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("updated_at", Instant, nullable=False),
     sa.Column("plan_changed_at", Instant),  # null: it is on the plan that it began with
+    sa.Index("ix_organizations_deleted", "organization_id", sqlite_where=sa.text("status = 'deleted'"), postgresql_where=sa.text("status = 'deleted'")),
 )
 
 # owner: agents. `token_epoch` goes up when everything issued so far dies; tokens carry the epoch they were issued in.

@@ -14,14 +14,19 @@ from agentidp.federation.rules import IssuerTaken, NewPartner, Partner, TooManyP
 from agentidp.organizations.queries import lock_organization
 
 
+def require_place(tx: Tx, issuer: str) -> None:
+    """For another partner. Raises TooManyPartners, IssuerTaken."""
+    if count_partners(tx) >= limits.FEDERATION_PARTNERS_MAX:
+        raise TooManyPartners
+    if find_partner_by_issuer(tx, issuer) is not None:
+        raise IssuerTaken
+
+
 def add_partner(tx: Tx, new: NewPartner) -> Partner:
     """Raises Forbidden, OrganizationNotActive, TooManyPartners, IssuerTaken."""
     if lock_organization(tx).status != "active":  # it was when the call came in
         raise OrganizationNotActive
-    if count_partners(tx) >= limits.FEDERATION_PARTNERS_MAX:
-        raise TooManyPartners
-    if find_partner_by_issuer(tx, new.issuer) is not None:
-        raise IssuerTaken
+    require_place(tx, new.issuer)
     partner_id = new_id(tx.now)
     tx.run(
         sa.insert(federation_partners).values(

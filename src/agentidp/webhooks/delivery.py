@@ -21,7 +21,8 @@ async def attempt(outgoing: Outgoing, clock: Clock, url: str, secrets: Sequence[
     """Send the delivery once. Whatever happens is an Attempt; None when there was no turn for it, since too many requests go there at once."""
     at, begun = clock(), asyncio.get_running_loop().time()
     try:
-        answer = await outgoing.request("POST", url, headers=signed_headers(delivery, secrets, at), body=delivery.body.encode())
+        headers, body = signed_headers(delivery, secrets, at), delivery.body.encode()
+        answer = await outgoing.request("POST", url, headers=headers, body=body, tenant=delivery.organization_id)
     except Blocked as blocked:
         return Attempt(at, _ms(begun), error=f"blocked_{blocked.reason}"[:64])
     except Unreachable as error:

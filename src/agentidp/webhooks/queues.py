@@ -234,20 +234,26 @@ def give_up(tx: Tx, lane: Lane, reason: str) -> int:
 
 
 def sweep(tx: Tx) -> int:
-    """Forget deliveries that ended long ago, and webhooks that were deleted with theirs, a bounded number. Returns how many."""
+    """Forget deliveries that ended long ago, and webhooks that were deleted, or their organizations, with theirs, a bounded number. Returns how many."""
     of, hook = webhook_deliveries.c, webhooks.c
     old = sa.select(of.organization_id, of.delivery_id).where(of.completed_at <= tx.now - limits.WEBHOOK_DELIVERIES_KEPT_MS)
-    deleted = sa.select(hook.organization_id, hook.webhook_id).where(hook.deleted_at.is_not(None)).limit(limits.WEBHOOKS_PER_ORGANIZATION_MAX)
+    # nobody will ever give up what waits for them; said in the statement, so that their index is of use
+    orphans = webhooks.join(organizations, organizations.c.organization_id == hook.organization_id)
+    is_deleted = organizations.c.status == sa.literal("deleted", literal_execute=True)
+    ids = (hook.organization_id, hook.webhook_id)
+    orphaned = tx.all(sa.select(*ids).select_from(orphans).where(is_deleted).limit(limits.WEBHOOKS_PER_ORGANIZATION_MAX))
+    deleted = tx.all(sa.select(*ids).where(hook.deleted_at.is_not(None)).limit(limits.WEBHOOKS_PER_ORGANIZATION_MAX))
     key, ended = sa.tuple_(of.organization_id, of.delivery_id), []
     swept = [tx.run(sa.delete(webhook_deliveries).where(key.in_(old.limit(limits.SWEEP_ROWS_MAX)))).rowcount]
-    for row in tx.all(deleted):  # one by one, by the index
+    for row in sorted({*orphaned, *deleted}):  # one by one, by the index
         its = sa.and_(of.organization_id == row.organization_id, of.webhook_id == row.webhook_id)
-        some = sa.select(of.organization_id, of.delivery_id).where(its, of.next_attempt_at.is_(None)).limit(limits.SWEEP_ROWS_MAX)
-        swept.append(tx.run(sa.delete(webhook_deliveries).where(key.in_(some))).rowcount)
+        some = sa.select(of.organization_id, of.delivery_id).where(its)
+        some = some if row in orphaned else some.where(of.next_attempt_at.is_(None))
+        swept.append(tx.run(sa.delete(webhook_deliveries).where(key.in_(some.limit(limits.SWEEP_ROWS_MAX)))).rowcount)
         if tx.one(sa.select(of.delivery_id).where(its).limit(1)) is None:
             ended.append((row.organization_id, row.webhook_id))
-    tx.run(sa.delete(webhook_queues).where(sa.tuple_(webhook_queues.c.organization_id, webhook_queues.c.webhook_id).in_(ended)))
-    tx.run(sa.delete(webhooks).where(sa.tuple_(hook.organization_id, hook.webhook_id).in_(ended)))
+    for table in (webhook_secrets, webhook_queues, webhooks):
+        tx.run(sa.delete(table).where(sa.tuple_(table.c.organization_id, table.c.webhook_id).in_(ended)))
     return max(swept)
 
 
@@ -282,7 +288,7 @@ def _tell(tx: Tx, lanes: Sequence[Lane], delivered: Collection[str]) -> list[Lan
     """Write how the receivers do, into the queues that are still ours. Returns the lanes of the others."""
     queue = webhook_queues.c
     ours = sa.and_(queue.organization_id == sa.bindparam("of"), queue.webhook_id == sa.bindparam("which"), queue.lease_owner == sa.bindparam("owner"))
-    since = sa.func.coalesce(sa.bindparam("delivered_at", type_=sa.BigInteger), queue.last_delivery_at)
+    last = sa.func.coalesce(sa.bindparam("delivered_at", type_=sa.BigInteger), queue.last_delivery_at)
     rows = [
         {
             "of": lane.organization_id,
@@ -295,7 +301,7 @@ def _tell(tx: Tx, lanes: Sequence[Lane], delivered: Collection[str]) -> list[Lan
         }
         for lane in sorted(lanes, key=lambda lane: (lane.organization_id, lane.webhook_id))
     ]
-    tx.connection.execute(sa.update(webhook_queues).where(ours).values(last_delivery_at=since), rows)
+    tx.connection.execute(sa.update(webhook_queues).where(ours).values(last_delivery_at=last), rows)
     which = sa.tuple_(queue.organization_id, queue.webhook_id).in_([(lane.organization_id, lane.webhook_id) for lane in lanes])
     held = {(row.webhook_id, row.lease_owner) for row in tx.all(sa.select(queue.webhook_id, queue.lease_owner).where(which))}
     return [lane for lane in lanes if (lane.webhook_id, lane.lease_owner) not in held]
