@@ -5,14 +5,15 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import apsw
 import pytest
 from tests.audit.chains import BEGUN, ORGANIZATION, event
-from tests.audit.sealed_rows import FILLED, put
+from tests.audit.sealed_rows import FILLED, put, sealed_rows
 from tests.audit.tampering import KEY, Hands, Refused, run
 from tests.db.opened import opened
 
 from agentidp.audit.history import verify_history
-from agentidp.audit.intact import Intact, follow_intact
+from agentidp.audit.intact import Intact, _Chain, follow_intact, texts_statement
 from agentidp.audit.rules import Dates, Verification
 from agentidp.core import limits
 from agentidp.core.caller import Caller
@@ -275,5 +276,44 @@ def test_bytes_that_are_no_text_are_found(database_url: str, column: str) -> Non
             broken = (await _verify(database)).broken
             assert broken is not None
             assert broken.seq == 3
+
+    run(work())
+
+
+def test_a_newer_sqlite_takes_no_blob_for_what_it_spells(engine: str) -> None:
+    """From 3.45 on `json_object` takes JSON in a binary form, in which a number may be spelled in any way, line breaks included."""
+    version = tuple(map(int, apsw.sqlite_lib_version().split(".")))
+    assert version >= (3, 45)
+    statement, connection, rows = texts_statement(version), apsw.Connection(":memory:"), list(sealed_rows(3, lambda _: {}))
+    connection.execute(f"CREATE TABLE audit_events ({', '.join(name if name in {'seq', 'timestamp'} else f'{name} TEXT' for name in ROW)})")
+    for sealed in rows:
+        connection.execute(f"INSERT INTO audit_events VALUES ({', '.join('?' * len(ROW))})", sealed)
+
+    def is_intact() -> bool:
+        found = next(connection.execute(statement, (ORGANIZATION, 0, 3)))
+        return _Chain(ORGANIZATION, {}, 0, FIRST_PREVIOUS_HASH.encode()).follow(3, found)
+
+    assert is_intact()
+    for column, value in zip(ROW, rows[1], strict=True):
+        if column not in {"organization_id", "seq"}:
+            text = str(value).encode()
+            heads = [bytes([len(text) << 4 | kind]) if len(text) < 12 else bytes([0xC0 | kind, len(text)]) for kind in (3, 4, 5, 6, 7, 8, 9, 10)]
+            for forged in (text, *(head + text for head in heads), b"\x00", None if value is not None else "null"):
+                connection.execute(f"UPDATE audit_events SET {column} = ? WHERE seq = 2", (forged,))
+                assert not is_intact(), (column, forged)
+            connection.execute(f"UPDATE audit_events SET {column} = ? WHERE seq = 2", (value,))
+    assert is_intact()
+
+
+@pytest.mark.parametrize(("column", "value"), [("head_hash", b"blob"), ("size", 3.5)])
+def test_a_checkpoint_of_another_type_is_found(database_url: str, column: str, value: object) -> None:
+    async def work() -> None:
+        async with opened(database_url) as database, Hands(database_url) as hands:
+            rows = await put(hands, 5)
+            note = sign(Checkpoint(origin(KEY.issuer, ORGANIZATION), 3, rows[2][-1], BEGUN), KEY.seed)
+            insert = "INSERT INTO audit_checkpoints (organization_id, size, head_hash, signed_at, note) VALUES (?, 3, ?, ?, ?)"
+            await hands.run((insert, (ORGANIZATION, rows[2][-1], BEGUN, note)))
+            await hands.run((f"UPDATE audit_checkpoints SET {column} = ?", (value,)))
+            assert (await _verify(database)).broken is not None
 
     run(work())

@@ -1,29 +1,21 @@
 """The way out to tenants' addresses against real listeners: who is connected to, and who is not."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
+from tests.core.conftest import Run
 from tests.fakes.fake_peer import OK, FakeAuthority, FakePeer, says
 
 from agentidp.core.addresses import Address, check_url
 from agentidp.core.metrics import Metrics
 from agentidp.core.outgoing import Answer, Blocked, Bounds, Outgoing, Unreachable
 
-Run = Callable[[Awaitable[None]], None]
 NAME = "hooks.example.com"
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    """Servers run on uvloop, and everything must hold on asyncio's own loop, too."""
-    runner: Run = asyncio.run if request.param == "asyncio" else uvloop.run
-    return runner
 
 
 class Names:

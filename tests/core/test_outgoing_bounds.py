@@ -2,39 +2,18 @@
 
 import asyncio
 import gzip
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
-import uvloop
+from tests.core.conftest import Run
+from tests.core.loopback import failed, outgoing, url_of
 from tests.fakes.fake_peer import OK, FakePeer, repeats
 
 from agentidp.core import limits
 from agentidp.core.lookup import Lookup
 from agentidp.core.outgoing import Answer, Bounds, Outgoing, Unreachable
 
-Run = Callable[[Awaitable[None]], None]
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-@pytest.fixture(params=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest) -> Run:
-    runner: Run = asyncio.run if request.param == "asyncio" else uvloop.run
-    return runner
-
-
-def outgoing(**bounds: Any) -> Outgoing:
-    return Outgoing(allow_loopback=True, bounds=Bounds(**bounds))
-
-
-def url_of(receiver: FakePeer) -> str:
-    return f"http://127.0.0.1:{receiver.port}/"
-
-
-async def failed(client: Outgoing, receiver: FakePeer, tenant: str = "") -> str:
-    with pytest.raises(Unreachable) as unreachable:
-        await client.request("POST", url_of(receiver), body=b"{}", tenant=tenant)
-    return unreachable.value.kind
 
 
 def of_length(length: int) -> bytes:
@@ -253,58 +232,6 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection(more: bytes, run: R
             for _ in range(2):
                 assert (await client.request("POST", url_of(receiver), body=b"{}")).body == b"ok"
             assert receiver.connections == 2
-
-    run(work())
-
-
-def test_requests_wait_for_their_turn_and_not_for_long(run: Run) -> None:
-    async def work() -> None:
-        is_open = asyncio.Event()
-
-        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await is_open.wait()
-            writer.write(OK)
-
-        async with FakePeer(answer) as slow, FakePeer() as quick:
-            client = outgoing(requests_each=2, requests=3, turn_seconds=0.1)
-            tasks = [asyncio.create_task(client.request("POST", url_of(slow))) for _ in range(2)]
-            await slow.until(lambda: len(slow.requests) == 2)
-            assert await failed(client, slow) == "busy"
-            assert (await client.request("POST", url_of(quick))).status == 200  # the slow one's turns are its own
-            is_open.set()
-            assert [answer.status for answer in await asyncio.gather(*tasks)] == [200, 200]
-            assert slow.connections == 2
-            await client.close()
-            assert client._origins == {}
-
-    run(work())
-
-
-def test_a_tenant_takes_nobody_elses_turns_at_an_origin_they_share(run: Run) -> None:
-    async def work() -> None:
-        async with FakePeer(lambda _, __: asyncio.sleep(10)) as provider:
-            client = outgoing(requests_each=3, requests_of_one=2, turn_seconds=0.1, seconds=1)
-            tasks = [asyncio.create_task(failed(client, provider, tenant="greedy")) for _ in range(3)]
-            await provider.until(lambda: len(provider.requests) == 2)
-            other = asyncio.create_task(failed(client, provider, tenant="other"))
-            await provider.until(lambda: len(provider.requests) == 3)
-            assert sorted(await asyncio.gather(*tasks, other)) == ["busy", "timeout", "timeout", "timeout"]
-            await client.close()
-            assert client._origins == {}
-
-    run(work())
-
-
-def test_a_turn_of_all(run: Run) -> None:
-    async def work() -> None:
-        async with FakePeer(repeats(b"", b"", pause=0.02)) as slow, FakePeer() as quick:
-            client = outgoing(requests=1, turn_seconds=0.05, seconds=0.5)
-            task = asyncio.create_task(failed(client, slow))
-            await slow.until(lambda: len(slow.requests) == 1)
-            assert await failed(client, quick) == "busy"
-            assert await task == "timeout"
-            assert (await client.request("POST", url_of(quick))).status == 200
-            await client.close()
 
     run(work())
 

@@ -1,13 +1,18 @@
 """What only SQLite's engine has: one writer that shares its commits among what waits, within a bound."""
 
 import asyncio
+import sqlite3
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agentidp.core import limits
+from agentidp.core.caller import SYSTEM
 from agentidp.core.clock import system_clock
 from agentidp.core.errors import Unavailable
 from agentidp.db.sqlite import SqliteDatabase
+from agentidp.db.unit import Tx
 from agentidp.ledger.writers import LedgerWriters
 
 
@@ -46,3 +51,18 @@ def test_a_failed_commit_is_told_to_everybody_by_a_refusal_of_their_own(tmp_path
     assert {type(failure) for failure in failures} == {Unavailable}
     assert len({id(failure) for failure in failures}) == 20
     assert {str(failure.__cause__) for failure in failures} == {"the disk"}
+
+
+def test_what_the_driver_itself_says_of_a_read_is_a_refusal(tmp_path: Path) -> None:
+    def read_what_is_damaged(_: Tx) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    async def work() -> None:
+        database = SqliteDatabase(tmp_path / "one.db", system_clock, CountingLedger())
+        try:
+            with pytest.raises(Unavailable):
+                await database.read(read_what_is_damaged, SYSTEM)
+        finally:
+            await database.close()
+
+    asyncio.run(work())

@@ -17,6 +17,8 @@ from agentidp.core.caller import SYSTEM
 from agentidp.db.schema import webhook_queues
 from agentidp.db.unit import Tx
 from agentidp.webhooks.actions import update_webhook
+from agentidp.webhooks.dispatch import Dispatcher
+from agentidp.webhooks.rules import Pace
 
 Visit = Callable[..., None]
 HANGING = limits.WEBHOOK_FAILING_LANES_MAX + 6
@@ -133,41 +135,41 @@ def test_an_attempt_ends_within_its_lease_however_long_it_waits_for_its_turn() -
     assert 1000 * (limits.OUTGOING_TURN_SECONDS_MAX + limits.OUTGOING_SECONDS_MAX) < limits.WEBHOOK_LEASE_LEFT_MS < limits.WEBHOOK_LEASE_MS
 
 
-@pytest.mark.parametrize(("webhooks", "each"), [(1, 8), (4, 8), (8, 4), (12, 2)])
-def test_those_who_answer_quickly_share_what_is_under_way(visit: Visit, receiver: FakeReceiver, webhooks: int, each: int) -> None:
-    """All of it is repeated if the process is killed just then."""
+@pytest.mark.parametrize(("seconds", "under_way"), [(60, 10), (0.02, 24)])
+def test_few_attempts_are_young_at_once(visit: Visit, receiver: FakeReceiver, monkeypatch: pytest.MonkeyPatch, seconds: float, under_way: int) -> None:
+    """All of them may be repeated if the process is killed just then. Whoever takes longer to answer is asked as often at once as is good for it."""
 
     async def happens(desk: Desk) -> None:
+        monkeypatch.setattr(limits, "WEBHOOK_YOUNG_MAX", 10)
+        monkeypatch.setattr(limits, "WEBHOOK_YOUNG_SECONDS", seconds)
         receiver.behaviour = Behaviour(lambda _: 0)
-        await _let_wait(desk, receiver, webhooks, limits.WEBHOOK_BACKLOG)
+        for _ in range(3):  # of one organization the receiver would not get as many
+            known = await make_known(desk.instance.database)
+            await desk.webhook(receiver.url, known=known)
+            await desk.act(limits.WEBHOOK_BACKLOG, known=known)
+        desk.dispatcher = Dispatcher(desk.instance)
         async with dispatching(desk):
-            await until(lambda: len(receiver.received) >= webhooks * each)
-            await asyncio.sleep(0.1)
-            assert len(receiver.received) == webhooks * each
+            await until(lambda: len(receiver.received) >= under_way)
+            await asyncio.sleep(0.2)
+            assert len(receiver.received) == under_way
             receiver.close_port()
 
     visit(happens)
 
 
-def test_who_takes_long_is_asked_as_often_at_once_as_ever(visit: Visit, receiver: FakeReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_among_the_young_is_given_back(visit: Visit, receiver: FakeReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However an attempt ends, before its time or after."""
+
     async def happens(desk: Desk) -> None:
-        monkeypatch.setattr(limits, "WEBHOOK_READ_MAX", limits.WEBHOOK_BACKLOG)
-        answered = 3 * limits.WEBHOOK_BACKLOG
-        receiver.behaviour = Behaviour(lambda number: 200 if number <= answered else 0, seconds_before=2 * limits.WEBHOOK_QUICK_MS / 1000)
-        monkeypatch.setattr(limits, "WEBHOOK_CONCURRENT_QUICK", 6)
-        await _let_wait(desk, receiver, 3, 2 * limits.WEBHOOK_BACKLOG)
+        monkeypatch.setattr(limits, "WEBHOOK_YOUNG_MAX", 2)
+        monkeypatch.setattr(limits, "WEBHOOK_YOUNG_SECONDS", 0.005)
+        receiver.behaviour = Behaviour(lambda number: (200, 500, -1)[number % 3], seconds_before=0.005)
+        made = await desk.webhook(receiver.url)
+        desk.dispatcher = Dispatcher(desk.instance, Pace(pauses=(1,) * 9, receiver_pause_max=1))
+        await desk.act(3 * limits.WEBHOOK_BACKLOG)
         async with dispatching(desk):
-            await until(lambda: len(receiver.received) >= answered + 3 * limits.WEBHOOK_CONCURRENT_EACH)
-            await asyncio.sleep(0.1)
-            assert len(receiver.received) == answered + 3 * limits.WEBHOOK_CONCURRENT_EACH
-            receiver.close_port()
+            await until(lambda: len(receiver.answered) == 3 * limits.WEBHOOK_BACKLOG)
+        assert desk.dispatcher._places._value == 2
+        assert (await desk.state(made.webhook)).active
 
-    visit(happens)
-
-
-async def _let_wait(desk: Desk, receiver: FakeReceiver, webhooks: int, events: int) -> None:
-    """Each webhook is another organization's: one alone would not get as many turns at the receiver."""
-    for _ in range(webhooks):
-        known = await make_known(desk.instance.database)
-        await desk.webhook(receiver.url, known=known)
-        await desk.act(events, known=known)
+    visit(happens, seconds=60)

@@ -16,14 +16,19 @@ from agentidp.core import limits
 from agentidp.core.clock import to_rfc3339
 from agentidp.db.unit import Tx
 
-_COLUMNS = ("action", "agent_id", "event_id", "ip_address", "outcome", "previous_hash", "request_id", "target_id", "target_type", "user_agent")
-# A blob, even one that spells a text, leaves its event's line empty: every blob is greater than every text. `json_object` refuses blobs by itself, but from
-# SQLite 3.45 on takes those that are JSON in its own binary form.
-_SEEN = ("metadata", "hash", *(_COLUMNS if sqlite3.sqlite_version_info >= (3, 45) else ()))
-# Each event has its line in each of the texts. `metadata`, which is JSON already, has a text of its own: it belongs before `outcome`.
-_TEXTS = f"""
+_COLUMNS = ("action", "agent_id", "event_id", "ip_address", "outcome", "previous_hash", "request_id", "target_id", "target_type", "timestamp", "user_agent")
+
+
+def texts_statement(sqlite_version: tuple[int, ...]) -> str:
+    """Each event has its line in each of the texts. `metadata`, which is JSON already, has a text of its own: it belongs before `outcome`.
+
+    A blob, even one that spells a text, leaves its event's line empty: every blob is greater than every text. `json_object` refuses blobs by itself, but from
+    SQLite 3.45 on takes those that are JSON in its own binary form.
+    """
+    seen = ("metadata", "hash", *(_COLUMNS if sqlite_version >= (3, 45) else ()))
+    return f"""
 SELECT count(*), group_concat(seq, char(10)),
-  CAST(group_concat(CASE WHEN {" OR ".join(f"{name} >= x''" for name in _SEEN)} THEN '' ELSE json_object(
+  CAST(group_concat(CASE WHEN {" OR ".join(f"{name} >= x''" for name in seen)} THEN '' ELSE json_object(
       'action', action, 'agentId', agent_id, 'eventId', event_id, 'ipAddress', ip_address, 'outcome', outcome, 'previousHash', previous_hash,
       'requestId', request_id, 'seq', seq, 'targetId', target_id, 'targetType', target_type, 'timestamp', timestamp, 'userAgent', user_agent)
     END, char(10)) AS BLOB),
@@ -31,6 +36,9 @@ SELECT count(*), group_concat(seq, char(10)),
   CAST(group_concat(ifnull(hash, ''), char(10)) AS BLOB)
 FROM audit_events WHERE organization_id = ? AND seq > ? AND seq <= ?
 """  # noqa: S608 - of names that stand above
+
+
+_TEXTS = texts_statement(sqlite3.sqlite_version_info)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,8 @@ def follow_intact(tx: Tx, size: int, head: str, to_seq: int) -> Intact:
     """Follow the chain behind its event number `size` for a stretch, or until something seems wrong."""
     end = min(to_seq, size + limits.AUDIT_STRETCH_MAX)
     checkpoints = list_checkpoints(tx, size, end)
+    if not all(isinstance(at, int) and isinstance(known, str) for at, known, *_ in checkpoints):
+        return Intact(size, head, [])  # what nobody of ours has written
     chain = _Chain(tx.caller.organization_id, {at: known.encode() for at, known, *_ in checkpoints}, size, head.encode())
     followed: Future[bool] | None = None
     cursor = tx.connection.connection.cursor()  # the driver's: a tenth of the time would be SQLAlchemy's
@@ -54,7 +64,7 @@ def follow_intact(tx: Tx, size: int, head: str, to_seq: int) -> Intact:
             to = min(end, after + limits.AUDIT_LINKS_MAX)
             try:
                 row = cursor.execute(_TEXTS, (chain.organization_id, after, to)).fetchone()
-            except sqlite3.OperationalError:  # a blob in a column of text, such as none of ours
+            except sqlite3.Error:  # a blob in a column of text, or a file that cannot be read: whoever follows row by row will say which
                 break
             if followed is not None and not followed.result():
                 break
@@ -75,10 +85,14 @@ class _Chain:
         if count != to - self.size:
             return False  # an event is missing
         numbers, values, metadata, hashes = texts
-        if numbers != "\n".join(map(str, range(self.size + 1, to + 1))) or not _gives(self.organization_id, values, metadata, self.head, hashes):
+        lines, extras = values.split(b"\n"), metadata.split(b"\n")
+        if numbers != "\n".join(map(str, range(self.size + 1, to + 1))) or not len(lines) == len(extras) == count:
+            return False  # a gap, or a line break where none belongs
+        if not _give(self.organization_id, lines, extras, self.head, hashes):
             return False
-        ends = {at: 65 * (at - self.size) - 1 for at in self.heads if self.size < at <= to}
-        if any(hashes[end - 64 : end] != self.heads[at] for at, end in ends.items()):
+        heads = {at: known for at, known in self.heads.items() if self.size < at <= to}
+        each = hashes.split(b"\n") if heads else []
+        if any(each[at - self.size - 1] != known for at, known in heads.items()):
             return False
         self.size, self.head = to, hashes[-64:]
         return True
@@ -92,12 +106,11 @@ class _Seconds(dict[bytes, bytes]):
         return text
 
 
-def _gives(organization_id: str, values: bytes, metadata: bytes, head: bytes, hashes: bytes) -> bool:
-    """Whether what each event holds gives its hash, and names the hash before. Verifying spends its time here: nothing is copied twice, and what can be
-    compared as a whole is."""
-    lines, extras = values.split(b"\n"), metadata.split(b"\n")
-    if len(lines) != len(extras):
-        return False  # a line break where none belongs
+def _give(organization_id: str, lines: Sequence[bytes], extras: Sequence[bytes], head: bytes, hashes: bytes) -> bool:
+    """Whether what the events hold gives their hashes, and each names the hash before, the first one `head`.
+
+    Verifying spends its time here: nothing is copied twice, and what can be compared as a whole is.
+    """
     between, seconds = b',"organizationId":"%b","outcome":' % organization_id.encode(), _Seconds()
     digests, links = list[bytes](), list[bytes]()
     try:

@@ -181,8 +181,12 @@ WEBHOOK_FAN_OUT_ROWS: Final = 500  # deliveries written in one transaction: a fe
 WEBHOOK_READ_MAX: Final = 64  # deliveries of one webhook read at once, with bodies of about 700 bytes
 WEBHOOK_BACKLOG: Final = 16  # when so many are due, the receiver does not keep up with one after the other
 WEBHOOK_CONCURRENT_EACH: Final = 8  # requests under way at once to such a receiver; then their order is lost
-WEBHOOK_CONCURRENT_QUICK: Final = 32  # of them in all to those that answer quickly: more would only wait for this process, and be repeated if it is killed
-WEBHOOK_QUICK_MS: Final = 50  # to an answer; who takes longer is asked as often at once as is good for it
+WEBHOOK_YOUNG_MAX: Final = (
+    24  # attempts at once that just began, or were answered and are not durable: a kill repeats them, and more would only wait for the processor
+)
+WEBHOOK_YOUNG_SECONDS: Final = (
+    0.015  # from then on an attempt waits for its receiver, and makes room: 1,600 may begin in a second, as many as a process can send
+)
 WEBHOOK_LANES_MAX: Final = 128  # receivers that one process sends to at once
 WEBHOOK_FAILING_LANES_MAX: Final = 64  # the same for those whose last attempt failed: however many of them hang, they take nobody's place
 WEBHOOK_LANES_EACH_MAX: Final = 16  # of them for one organization
@@ -240,7 +244,7 @@ OUTGOING_RAW_BYTES_MAX: Final = 160 * 1024  # of head, informational answers, bo
 OUTGOING_READ_BYTES: Final = 16 * 1024  # taken from a connection at a time; more is not asked of the other side
 OUTGOING_REQUESTS_MAX: Final = 1_280  # at once in a process: every lane of webhooks has its place, and others have 192; file descriptors
 OUTGOING_REQUESTS_EACH_MAX: Final = 64  # to one origin: with 20 ms an answer, 3,200 a second
-OUTGOING_REQUESTS_OF_ONE_MAX: Final = 16  # of them of one tenant: where many have their receivers with one provider, nobody takes it from the others
+OUTGOING_REQUESTS_OF_ONE_MAX: Final = 16  # of them of one tenant: where many have their receivers with one provider, none of them takes all
 OUTGOING_KEPT_MAX: Final = 256  # connections without a request that wait for the next
 OUTGOING_KEPT_SECONDS_MAX: Final = 30.0  # from connecting, used or not: so long does a change of the name's addresses take
 OUTGOING_ADDRESSES_DIALLED_MAX: Final = 3  # of one name, one after the other, within the time to connect; all of them are checked

@@ -63,19 +63,21 @@ class Bounds:
 
 
 @dataclass(slots=True)
-class _Turns:
-    """`users` counts those who wait for a turn, too."""
+class _Share:
+    """A tenant's part of an origin's turns. `users` counts those who wait for a turn, too."""
 
     turns: asyncio.Semaphore
     users: int = 0
 
 
 @dataclass(slots=True)
-class _Origin(_Turns):
-    """A scheme, host and port that is in use, and whoever uses it: many tenants may have their receivers there."""
+class _Origin:
+    """A scheme, host and port that is in use. Many tenants may have their receivers there. `users` as above."""
 
-    key: str = ""
-    shares: dict[str, _Turns] = field(default_factory=dict)
+    key: str
+    turns: asyncio.Semaphore
+    users: int = 0
+    shares: dict[str, _Share] = field(default_factory=dict)
     kept: list["Wire"] = field(default_factory=list)
 
 
@@ -104,7 +106,7 @@ class Outgoing:
     async def request(
         self, method: Literal["GET", "POST"], url: str, *, headers: Mapping[str, str] | None = None, body: bytes = b"", tenant: str = ""
     ) -> Answer:
-        """One request, one answer, on behalf of a tenant. Raises Blocked, Unreachable, and nothing else.
+        """One request, one answer, on behalf of a tenant, or of the server itself. Raises Blocked, Unreachable, and nothing else.
 
         If any one of the host's addresses is not allowed, none is dialled. The answer is there within 5 s for a turn and 20 s from then on. Host, Content-Length and
         what else belongs to the connection is written here. A request on a kept connection which ends without a byte of answer is sent once more
@@ -139,8 +141,8 @@ class Outgoing:
     async def _turn(self, target: Target, tenant: str) -> AsyncIterator[_Origin]:
         """Raises Unreachable when there are too many requests at once, of this tenant to this origin, to the origin, or in all."""
         key = f"{target.scheme}://{target.host}:{target.port}"
-        origin = self._origins.setdefault(key, _Origin(asyncio.Semaphore(self._bounds.requests_each), key=key))
-        share = origin.shares.setdefault(tenant, _Turns(asyncio.Semaphore(self._bounds.requests_of_one)))
+        origin = self._origins.setdefault(key, _Origin(key, asyncio.Semaphore(self._bounds.requests_each)))
+        share = origin.shares.setdefault(tenant, _Share(asyncio.Semaphore(self._bounds.requests_of_one)))
         origin.users += 1
         share.users += 1
         try:

@@ -241,7 +241,7 @@ class SqliteDatabase:
         try:
             with self._reader_engine.connect() as connection:
                 return unit(Tx(connection, self._clock(), caller))
-        except sa.exc.DBAPIError as error:
+        except (sa.exc.DBAPIError, sqlite3.Error) as error:
             log.exception("a read failed")
             raise Unavailable from error
 

@@ -14,7 +14,7 @@ from agentidp.federation.rules import IssuerTaken, NewPartner, Partner, TooManyP
 from agentidp.organizations.queries import lock_organization
 
 
-def require_place(tx: Tx, issuer: str) -> None:
+def require_room(tx: Tx, issuer: str) -> None:
     """For another partner. Raises TooManyPartners, IssuerTaken."""
     if count_partners(tx) >= limits.FEDERATION_PARTNERS_MAX:
         raise TooManyPartners
@@ -26,7 +26,7 @@ def add_partner(tx: Tx, new: NewPartner) -> Partner:
     """Raises Forbidden, OrganizationNotActive, TooManyPartners, IssuerTaken."""
     if lock_organization(tx).status != "active":  # it was when the call came in
         raise OrganizationNotActive
-    require_place(tx, new.issuer)
+    require_room(tx, new.issuer)
     partner_id = new_id(tx.now)
     tx.run(
         sa.insert(federation_partners).values(

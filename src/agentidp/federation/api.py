@@ -119,7 +119,7 @@ async def trust(request: Request, body: PartnerRequest) -> PartnerResource:
     await read(request, get_organization)
     patch = body.model_dump()
     _require_sound(request, patch)
-    await read(request, actions.require_place, body.issuer)  # before anybody is called
+    await read(request, actions.require_room, body.issuer)  # before anybody is called
     await verifying.require_keys(instance_of(request), body.issuer, body.jwks_uri)
     return PartnerResource.model_validate(await write(request, actions.add_partner, NewPartner(**patch)))
 

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from agentidp.auth.instance import Instance
 from agentidp.core import limits
@@ -34,6 +34,7 @@ class Dispatcher:
         self._lanes: dict[asyncio.Task[None], Lane] = {}
         self._results: list[tuple[Lane, Result, asyncio.Future[None]]] = []
         self._recorder: asyncio.Task[None] | None = None
+        self._places = asyncio.Semaphore(limits.WEBHOOK_YOUNG_MAX)
         self._is_due, self._is_ending = asyncio.Event(), False
 
     async def run(self) -> None:
@@ -139,18 +140,24 @@ class Dispatcher:
     async def _send_all(self, lane: Lane, receiver: Receiver, ends_at: int) -> bool:
         """Everything that was read as due, in its order. Returns whether the receiver may be asked for more right away."""
         waiting = iter(receiver.due)
-        width = self._width(lane) if len(receiver.due) >= limits.WEBHOOK_BACKLOG and not lane.failures else 1
+        width = limits.WEBHOOK_CONCURRENT_EACH if len(receiver.due) >= limits.WEBHOOK_BACKLOG and not lane.failures else 1
         async with asyncio.TaskGroup() as group:
             for _ in range(width):
                 group.create_task(self._send(lane, receiver, waiting, ends_at, stops_at=1 if width > 1 else 0))
         return not self._is_ending and lane.paused_until <= self._clock()
 
-    def _width(self, lane: Lane) -> int:
-        """How many requests at once to a receiver that does not keep up with one after the other."""
-        if lane.latency_ms > limits.WEBHOOK_QUICK_MS:
-            return limits.WEBHOOK_CONCURRENT_EACH
-        sharing = sum(not one.failures for one in self._lanes.values())
-        return max(2, min(limits.WEBHOOK_CONCURRENT_EACH, limits.WEBHOOK_CONCURRENT_QUICK // sharing))
+    @contextlib.asynccontextmanager
+    async def _place(self) -> AsyncIterator[asyncio.TimerHandle]:
+        """One of the few for attempts that are young or answered, until the end; an attempt that waits for its receiver loses it when the timer is over."""
+        await self._places.acquire()
+        leave = contextlib.ExitStack()
+        leave.callback(self._places.release)
+        timer = asyncio.get_running_loop().call_later(limits.WEBHOOK_YOUNG_SECONDS, leave.close)
+        try:
+            yield timer
+        finally:
+            timer.cancel()
+            leave.close()
 
     async def _send(self, lane: Lane, receiver: Receiver, waiting: Iterator[Delivery], ends_at: int, *, stops_at: int) -> None:
         """One after the other. Several at once stop at the first failure, one alone when the receiver is to be left alone."""
@@ -161,14 +168,19 @@ class Dispatcher:
             if delivery.asked_at + self._pace.expires <= now:
                 recorded.append(self._record(lane, Result(delivery, Attempt(now, 0, error="expired"), "dead_letter", None)))
                 continue
-            if self._is_ending or lane.paused_until > now or now >= ends_at or (stops_at and lane.failures >= stops_at) or not await self._keep(lane):
-                break
-            done = await attempt(self._instance.outgoing, self._clock, receiver.url, receiver.secrets, delivery)
-            if done is None:
-                lane.paused_until = self._clock() + limits.WEBHOOK_BUSY_MS
-                break
-            lane.observe(done, self._pace)
-            await self._record(lane, result_of(delivery, done, self._pace, self._jitter()))  # else a kill would repeat all that was sent since the last commit
+            async with self._place() as timer:
+                now = self._clock()
+                if self._is_ending or lane.paused_until > now or now >= ends_at or (stops_at and lane.failures >= stops_at) or not await self._keep(lane):
+                    break
+                done = await attempt(self._instance.outgoing, self._clock, receiver.url, receiver.secrets, delivery)
+                timer.cancel()
+                if done is None:
+                    lane.paused_until = self._clock() + limits.WEBHOOK_BUSY_MS
+                    break
+                lane.observe(done, self._pace)
+                await self._record(
+                    lane, result_of(delivery, done, self._pace, self._jitter())
+                )  # else a kill would repeat all that was sent since the last commit
             if reason := self._end_of(lane, done):
                 with contextlib.suppress(WebhookNotFound):  # deleted meanwhile
                     await self._database.write(queues.disable, Caller(lane.organization_id), lane, reason)

@@ -45,10 +45,8 @@ class Lane:
     failures: int = 0
     failing_since: int | None = None
     paused_until: int = 0
-    latency_ms: int = 0  # of the last attempt
 
     def observe(self, attempt: Attempt, pace: Pace) -> None:
-        self.latency_ms = attempt.latency_ms
         if attempt.is_success:
             self.failures, self.failing_since, self.paused_until = 0, None, 0
             return
@@ -246,15 +244,17 @@ def sweep(tx: Tx) -> int:
     key, ended = sa.tuple_(of.organization_id, of.delivery_id), []
     swept = [tx.run(sa.delete(webhook_deliveries).where(key.in_(old.limit(limits.SWEEP_ROWS_MAX)))).rowcount]
     for row in sorted({*orphaned, *deleted}):  # one by one, by the index
+        if sum(swept) >= limits.SWEEP_ROWS_MAX:  # the rest has time: others wait for the writer
+            break
         its = sa.and_(of.organization_id == row.organization_id, of.webhook_id == row.webhook_id)
         some = sa.select(of.organization_id, of.delivery_id).where(its)
         some = some if row in orphaned else some.where(of.next_attempt_at.is_(None))
         swept.append(tx.run(sa.delete(webhook_deliveries).where(key.in_(some.limit(limits.SWEEP_ROWS_MAX)))).rowcount)
         if tx.one(sa.select(of.delivery_id).where(its).limit(1)) is None:
             ended.append((row.organization_id, row.webhook_id))
-    for table in (webhook_secrets, webhook_queues, webhooks):
+    for table in (webhooks, webhook_queues, webhook_secrets):
         tx.run(sa.delete(table).where(sa.tuple_(table.c.organization_id, table.c.webhook_id).in_(ended)))
-    return max(swept)
+    return sum(swept)
 
 
 def count_dead_letters(tx: Tx) -> int:
