@@ -239,17 +239,19 @@ def sweep(tx: Tx) -> int:
     orphans = webhooks.join(organizations, organizations.c.organization_id == hook.organization_id)
     is_deleted = organizations.c.status == sa.literal("deleted", literal_execute=True)
     ids = (hook.organization_id, hook.webhook_id)
-    orphaned = tx.all(sa.select(*ids).select_from(orphans).where(is_deleted).limit(limits.WEBHOOKS_PER_ORGANIZATION_MAX))
-    deleted = tx.all(sa.select(*ids).where(hook.deleted_at.is_not(None)).limit(limits.WEBHOOKS_PER_ORGANIZATION_MAX))
+    before = tx.now - limits.WEBHOOK_LEASE_MS  # whoever knew them still has put down by now what he had for them
+    some = sa.select(*ids).limit(limits.WEBHOOKS_PER_ORGANIZATION_MAX)
+    orphaned = tx.all(some.select_from(orphans).where(is_deleted, organizations.c.updated_at <= before))
+    deleted = tx.all(some.where(hook.deleted_at <= before))
     key, ended = sa.tuple_(of.organization_id, of.delivery_id), []
     swept = [tx.run(sa.delete(webhook_deliveries).where(key.in_(old.limit(limits.SWEEP_ROWS_MAX)))).rowcount]
     for row in sorted({*orphaned, *deleted}):  # one by one, by the index
         if sum(swept) >= limits.SWEEP_ROWS_MAX:  # the rest has time: others wait for the writer
             break
         its = sa.and_(of.organization_id == row.organization_id, of.webhook_id == row.webhook_id)
-        some = sa.select(of.organization_id, of.delivery_id).where(its)
-        some = some if row in orphaned else some.where(of.next_attempt_at.is_(None))
-        swept.append(tx.run(sa.delete(webhook_deliveries).where(key.in_(some.limit(limits.SWEEP_ROWS_MAX)))).rowcount)
+        mine = sa.select(of.organization_id, of.delivery_id).where(its).limit(limits.SWEEP_ROWS_MAX)
+        mine = mine if row in orphaned else mine.where(of.next_attempt_at.is_(None))
+        swept.append(tx.run(sa.delete(webhook_deliveries).where(key.in_(mine))).rowcount)
         if tx.one(sa.select(of.delivery_id).where(its).limit(1)) is None:
             ended.append((row.organization_id, row.webhook_id))
     for table in (webhooks, webhook_queues, webhook_secrets):
