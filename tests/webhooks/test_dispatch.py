@@ -262,7 +262,9 @@ def test_what_a_deleted_organization_leaves_goes_too(visit: Visit, receiver: Fak
             await desk.act(known=known)
         await desk.dispatcher.put_down()
         gone = other.caller.organization_id
-        await database.write(lambda tx: tx.run(sa.update(organizations).values(status="deleted", updated_at=tx.now).where(organizations.c.organization_id == gone)), SYSTEM)
+        await database.write(
+            lambda tx: tx.run(sa.update(organizations).values(status="deleted", updated_at=tx.now).where(organizations.c.organization_id == gone)), SYSTEM
+        )
         desk.pass_time(seconds=limits.WEBHOOK_LEASE_MS / 1000)
         for left in (2, 2, 0):  # one of each transaction: others wait for the writer
             with monkeypatch.context() as patch:
