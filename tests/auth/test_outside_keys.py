@@ -286,7 +286,7 @@ def test_what_is_published_at_one_address_is_not_what_is_published_at_another(is
 
     async def work(keys: OutsideKeys) -> None:
         elsewhere = f"{issuer.url}/elsewhere"
-        await keys.require(issuer.url, elsewhere)
+        await keys.require(issuer.url, elsewhere, whose="acme")
         assert await keys.find(issuer.url, other.key_id, jwks_uri=elsewhere, whose="acme")
         assert await keys.find(issuer.url, issuer.key.key_id, jwks_uri=elsewhere, whose="acme") is None
         assert await keys.find(issuer.url, issuer.key.key_id, whose="acme")
@@ -301,15 +301,15 @@ def test_what_is_required_is_asked_for_at_once(issuer: FakeIssuer, clock: Clock)
     async def work(keys: OutsideKeys) -> None:
         address = f"{issuer.url}{KEYS}"
         for _ in range(2):
-            await keys.require(issuer.url, address)
+            await keys.require(issuer.url, address, whose="acme")
         assert fetches(issuer) == 2
         issuer.published = []
         for refused in (NotAKeySet, Unreachable):
             with pytest.raises(refused):
-                await keys.require(issuer.url, address)
+                await keys.require(issuer.url, address, whose="acme")
             issuer.is_down = True
         with pytest.raises(Blocked):
-            await keys.require(issuer.url, "https://10.0.0.1/keys")
+            await keys.require(issuer.url, "https://10.0.0.1/keys", whose="acme")
 
     run(clock, work)
 

@@ -277,6 +277,28 @@ def test_what_a_deleted_organization_leaves_goes_too(visit: Visit, receiver: Fak
     visit(happens)
 
 
+def test_what_nobody_will_give_up_stands_in_nobodys_way(visit: Visit, receiver: FakeReceiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleted webhooks of an organization that was suspended before what waits for them was given up; there are as many as one sweep looks at."""
+
+    async def happens(desk: Desk) -> None:
+        monkeypatch.setattr(limits, "WEBHOOKS_PER_ORGANIZATION_MAX", 2)
+        database, suspended = desk.instance.database, await make_known(desk.instance.database)
+        for _ in range(2):
+            made = await desk.webhook(receiver.url, known=suspended)
+            await desk.act(known=suspended)
+            await desk.dispatcher.put_down()
+            await desk.write(actions.delete_webhook, made.webhook.webhook_id, known=suspended)
+        whose = organizations.c.organization_id == suspended.caller.organization_id
+        await database.write(lambda tx: tx.run(sa.update(organizations).values(status="suspended").where(whose)), SYSTEM)
+        made = await desk.webhook(receiver.url)
+        await desk.write(actions.delete_webhook, made.webhook.webhook_id)
+        desk.pass_time(seconds=limits.WEBHOOK_LEASE_MS / 1000)
+        await database.write(queues.sweep, SYSTEM)
+        assert await database.read(lambda tx: tx.all(sa.select(webhooks.c.webhook_id)), SYSTEM) == []
+
+    visit(happens)
+
+
 def test_gauges_tell_what_waits_and_what_was_given_up(visit: Visit, receiver: FakeReceiver) -> None:
     receiver.behaviour = Behaviour(status=lambda _: 410)
 

@@ -84,9 +84,9 @@ class OutsideKeys:
             key = known.keys.get(key_id) if isinstance(key_id, str) else None
         return key
 
-    async def require(self, issuer: str, jwks_uri: str) -> None:
+    async def require(self, issuer: str, jwks_uri: str, *, whose: str) -> None:
         """Ask now, whatever is known already, and keep nothing of it. Raises Blocked, Unreachable, NotAKeySet; the last also for a set without a usable key."""
-        if not (await self._ask(_Source(issuer, jwks_uri), self._clock())).keys:
+        if not (await self._ask(_Source(issuer, jwks_uri), self._clock(), whose)).keys:
             raise NotAKeySet
 
     async def _refreshed(self, source: _Source, known: _KeySet | None, now: int, whose: str) -> _KeySet:
@@ -109,7 +109,7 @@ class OutsideKeys:
             if len(self._loading) >= limits.OUTSIDE_LOADS_MAX or self._places[whose] >= limits.OUTSIDE_LOADS_EACH_MAX:
                 raise IssuerUnreachable
             self._places[whose] += 1
-            loading = self._loading[source] = asyncio.create_task(self._fetch(source))
+            loading = self._loading[source] = asyncio.create_task(self._fetch(source, whose))
             loading.add_done_callback(functools.partial(self._loaded, source, whose))
         return await asyncio.shield(loading)
 
@@ -117,9 +117,9 @@ class OutsideKeys:
         del self._loading[source]
         self._places -= Counter([whose])
 
-    async def _fetch(self, source: _Source) -> _KeySet | None:
+    async def _fetch(self, source: _Source, whose: str) -> _KeySet | None:
         try:
-            found = await self._ask(source, self._clock())
+            found = await self._ask(source, self._clock(), whose)
         except (Blocked, Unreachable, NotAKeySet):
             now = self._clock()  # when it was over: an issuer that hangs is left alone for as long as another
             self._keep(self._failed_at, source, now)
@@ -130,19 +130,19 @@ class OutsideKeys:
         self._keep(self._known, source, found)
         return found
 
-    async def _ask(self, source: _Source, now: int) -> _KeySet:
+    async def _ask(self, source: _Source, now: int, whose: str) -> _KeySet:
         """Raises Blocked, Unreachable, NotAKeySet."""
         address: object = source.jwks_uri
         if address is None:
-            document, _ = await self._document(f"{source.issuer.removesuffix('/')}/.well-known/openid-configuration")
+            document, _ = await self._document(f"{source.issuer.removesuffix('/')}/.well-known/openid-configuration", whose)
             address = document.get("jwks_uri") if document.get("issuer") == source.issuer else None
         if not isinstance(address, str):
             raise NotAKeySet
-        answered, answer = await self._document(address)
+        answered, answer = await self._document(address, whose)
         return _KeySet(_usable_keys(answered), now, now + _fresh_seconds(answer) * 1000, now)
 
-    async def _document(self, url: str) -> tuple[dict[str, Any], Answer]:
-        answer = await self._outgoing.request("GET", url, headers={"Accept": "application/json"})
+    async def _document(self, url: str, whose: str) -> tuple[dict[str, Any], Answer]:
+        answer = await self._outgoing.request("GET", url, headers={"Accept": "application/json"}, tenant=whose)
         if answer.status != 200 or answer.is_cut:  # a redirect leads to somebody whom nobody named
             raise NotAKeySet
         try:

@@ -120,7 +120,7 @@ async def trust(request: Request, body: PartnerRequest) -> PartnerResource:
     patch = body.model_dump()
     _require_sound(request, patch)
     await read(request, actions.require_room, body.issuer)  # before anybody is called
-    await verifying.require_keys(instance_of(request), body.issuer, body.jwks_uri)
+    await verifying.require_keys(instance_of(request), caller_of(request), body.issuer, body.jwks_uri)
     return PartnerResource.model_validate(await write(request, actions.add_partner, NewPartner(**patch)))
 
 
@@ -149,7 +149,7 @@ async def update(request: Request, partner_id: PartnerPath, body: PartnerPatch) 
     stored, patch = await read(request, queries.get_partner_as_administrator, partner_id), body.model_dump(exclude_unset=True)
     _require_sound(request, patch)
     if "jwks_uri" in patch:
-        await verifying.require_keys(instance_of(request), stored.issuer, patch["jwks_uri"])
+        await verifying.require_keys(instance_of(request), caller_of(request), stored.issuer, patch["jwks_uri"])
     return PartnerResource.model_validate(await write(request, actions.update_partner, partner_id, patch))
 
 

@@ -28,10 +28,10 @@ from agentidp.federation.rules import (
 from agentidp.policies.rules import organization_audience
 
 
-async def require_keys(instance: Instance, issuer: str, jwks_uri: str) -> None:
+async def require_keys(instance: Instance, caller: Caller, issuer: str, jwks_uri: str) -> None:
     """Fetches them. Raises InvalidAddress, FederationUnreachable."""
     try:
-        await instance.outside_keys.require(issuer, jwks_uri)
+        await instance.outside_keys.require(issuer, jwks_uri, whose=caller.organization_id)
     except Blocked as error:
         raise InvalidAddress("jwksUri", str(error), error.reason) from error
     except (Unreachable, NotAKeySet) as error:

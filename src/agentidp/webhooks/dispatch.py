@@ -148,7 +148,7 @@ class Dispatcher:
 
     @contextlib.asynccontextmanager
     async def _place(self) -> AsyncIterator[asyncio.TimerHandle]:
-        """One of the few for attempts that are young or answered, until the end; an attempt that waits for its receiver loses it when the timer is over."""
+        """One of the few, until the end for an attempt that is answered at once; who waits for his receiver beyond the timer loses it, and gets none again."""
         await self._places.acquire()
         leave = contextlib.ExitStack()
         leave.callback(self._places.release)

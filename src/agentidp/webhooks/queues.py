@@ -235,14 +235,17 @@ def sweep(tx: Tx) -> int:
     """Forget deliveries that ended long ago, and webhooks that were deleted, or their organizations, with theirs, a bounded number. Returns how many."""
     of, hook = webhook_deliveries.c, webhooks.c
     old = sa.select(of.organization_id, of.delivery_id).where(of.completed_at <= tx.now - limits.WEBHOOK_DELIVERIES_KEPT_MS)
-    # nobody will ever give up what waits for them; said in the statement, so that their index is of use
-    orphans = webhooks.join(organizations, organizations.c.organization_id == hook.organization_id)
-    is_deleted = organizations.c.status == sa.literal("deleted", literal_execute=True)
+    whose = webhooks.join(organizations, organizations.c.organization_id == hook.organization_id)
+    is_deleted = organizations.c.status == sa.literal("deleted", literal_execute=True)  # said in the statement, so that their index is of use
     ids = (hook.organization_id, hook.webhook_id)
     before = tx.now - limits.WEBHOOK_LEASE_MS  # whoever knew them still has put down by now what he had for them
-    some = sa.select(*ids).limit(limits.WEBHOOKS_PER_ORGANIZATION_MAX)
-    orphaned = tx.all(some.select_from(orphans).where(is_deleted, organizations.c.updated_at <= before))
-    deleted = tx.all(some.where(hook.deleted_at <= before))
+    some = sa.select(*ids).select_from(whose).limit(limits.WEBHOOKS_PER_ORGANIZATION_MAX)
+    served = organizations.c.status == "active"
+    orphaned = [  # nobody gives up what waits for them
+        *tx.all(some.where(is_deleted, organizations.c.updated_at <= before)),
+        *tx.all(some.where(hook.deleted_at <= before, sa.not_(served))),
+    ]
+    deleted = tx.all(some.where(hook.deleted_at <= before, served))
     key, ended = sa.tuple_(of.organization_id, of.delivery_id), []
     swept = [tx.run(sa.delete(webhook_deliveries).where(key.in_(old.limit(limits.SWEEP_ROWS_MAX)))).rowcount]
     for row in sorted({*orphaned, *deleted}):  # one by one, by the index
@@ -276,7 +279,9 @@ def oldest_due(tx: Tx) -> int | None:
 
 def _listening(tx: Tx, organization_id: str) -> Sequence[sa.Row[Any]]:
     hook = webhooks.c
-    query = sa.select(hook.webhook_id, hook.events, hook.created_at).where(hook.organization_id == organization_id, hook.is_active)
+    whose = webhooks.join(organizations, organizations.c.organization_id == hook.organization_id)
+    query = sa.select(hook.webhook_id, hook.events, hook.created_at).select_from(whose)
+    query = query.where(hook.organization_id == organization_id, hook.is_active, organizations.c.status != "deleted")
     return tx.all(query.order_by(hook.webhook_id))
 
 
