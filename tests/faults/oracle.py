@@ -123,8 +123,18 @@ def _sqlite(path: str, queries: Iterable[str]) -> list[list[tuple[Any, ...]]]:
         connection.close()
 
 
+async def connect(url: str) -> Any:
+    """To a PostgreSQL that may still be at its recovery: tried for half a minute."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await asyncpg.connect(url)
+            except (asyncpg.CannotConnectNowError, OSError):
+                await asyncio.sleep(0.1)
+
+
 async def _postgres(url: str, queries: Iterable[str]) -> list[list[tuple[Any, ...]]]:
-    connection = await asyncpg.connect(url)
+    connection = await connect(url)
     try:
         async with connection.transaction(isolation="repeatable_read"):
             return [[tuple(row) for row in await connection.fetch(query)] for query in queries]

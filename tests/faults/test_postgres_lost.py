@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 from tests.conftest import fresh_postgres_database
 from tests.faults import oracle
@@ -42,7 +41,7 @@ def _stop_at_once(own_postgres: OwnPostgres, url: str, dice: random.Random) -> N
 
 def _kill_a_session(own_postgres: OwnPostgres, url: str, dice: random.Random) -> None:
     async def sessions() -> list[int]:
-        connection = await asyncpg.connect(own_postgres.url)
+        connection = await oracle.connect(own_postgres.url)
         try:
             rows = await connection.fetch("SELECT pid FROM pg_stat_activity WHERE application_name = 'agentidp'")
             return [row[0] for row in rows]

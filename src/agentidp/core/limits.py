@@ -181,9 +181,7 @@ WEBHOOK_FAN_OUT_ROWS: Final = 500  # deliveries written in one transaction: a fe
 WEBHOOK_READ_MAX: Final = 64  # deliveries of one webhook read at once, with bodies of about 700 bytes
 WEBHOOK_BACKLOG: Final = 16  # when so many are due, the receiver does not keep up with one after the other
 WEBHOOK_CONCURRENT_EACH: Final = 8  # requests under way at once to such a receiver; then their order is lost
-WEBHOOK_YOUNG_MAX: Final = (
-    24  # attempts at once that just began, or were answered at once and are not durable: a kill repeats them, and more would only wait for us
-)
+WEBHOOK_YOUNG_MAX: Final = 24  # attempts at once that just began, or were answered at once and are not durable: what a kill repeats
 WEBHOOK_YOUNG_SECONDS: Final = 0.015  # then an attempt waits for its receiver, and makes room: 1,600 may begin in a second, as many as a process can send
 WEBHOOK_LANES_MAX: Final = 128  # receivers that one process sends to at once
 WEBHOOK_FAILING_LANES_MAX: Final = 64  # the same for those whose last attempt failed: however many of them hang, they take nobody's place
