@@ -178,9 +178,8 @@ class Dispatcher:
                     lane.paused_until = self._clock() + limits.WEBHOOK_BUSY_MS
                     break
                 lane.observe(done, self._pace)
-                await self._record(
-                    lane, result_of(delivery, done, self._pace, self._jitter())
-                )  # else a kill would repeat all that was sent since the last commit
+                # waited for: else a kill would repeat all that was sent since the last commit
+                await self._record(lane, result_of(delivery, done, self._pace, self._jitter()))
             if reason := self._end_of(lane, done):
                 with contextlib.suppress(WebhookNotFound):  # deleted meanwhile
                     await self._database.write(queues.disable, Caller(lane.organization_id), lane, reason)
