@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-import httpx2
 import pytest
 from tests.conftest import fresh_postgres_database
 from tests.faults import oracle
-from tests.processes import ServerProcess
-from tests.serving import RunningServer, free_port, settings_for
+from tests.faults.plant import Plant, statuses
+from tests.serving import RunningServer, settings_for
 from tests.tenants import registration
 
 from agentidp.core.caller import Caller
@@ -27,57 +26,8 @@ from agentidp.organizations.actions import update_organization
 
 pytestmark = pytest.mark.slow
 AGENTS, CALLS, TOKENS = 5, 200, 100
-PLANS = {"PLANS__PRO__MAX_AGENTS": AGENTS, "PLANS__PRO__MAX_CALLS_PER_DAY": CALLS, "PLANS__PRO__MAX_TOKENS_PER_DAY": TOKENS}
+PLANS = {"PLANS__PRO__MAX_AGENTS": str(AGENTS), "PLANS__PRO__MAX_CALLS_PER_DAY": str(CALLS), "PLANS__PRO__MAX_TOKENS_PER_DAY": str(TOKENS)}
 THREADS = 8
-OPERATOR = "admin:orgs agents:read agents:write tokens:read openid"
-
-
-class Plant:
-    """Server processes on one database with a small plan `pro`."""
-
-    def __init__(self, folder: Path, engine: str, url: str) -> None:
-        port = free_port()
-        settings = {"ISSUER": f"http://127.0.0.1:{port}", "DATABASE_URL": url, "LOG_LEVEL": "error", "RATE_LIMIT__PER_MINUTE": "0"} | {
-            name: str(count) for name, count in PLANS.items()
-        }
-        self.url, self._folder = url, folder
-        self._settings = [settings | {"PORT": str(one)} for one in (port, *([free_port()] if engine == "postgresql" else []))]
-        self.servers: list[ServerProcess] = []
-        self.start()
-
-    def start(self) -> None:
-        self.servers = [ServerProcess(self._folder, **one) for one in self._settings]
-
-    def kill(self) -> None:
-        for server in self.servers:
-            server.kill()
-
-    def organization(self, plan: str) -> tuple[str, dict[str, str]]:
-        """A fresh organization on the plan, and the form by which its administrator gets tokens."""
-        headers = {"Authorization": f"Bearer {self.servers[0].token(scope=OPERATOR)['access_token']}"}
-        with self.servers[0].client(headers=headers) as client:
-            body = {"name": "Acme", "slug": f"acme-{time.monotonic_ns()}", "planTier": plan}
-            made = client.post("/api/v1/organizations", json=body).json()
-            path = f"/api/v1/organizations/{made['organizationId']}/administrators"
-            first = client.post(path, json={"email": "first@acme.example"}).json()
-        return made["organizationId"], {"grant_type": "client_credentials", "client_id": first["agentId"], "client_secret": first["clientSecret"]}
-
-    def bearer(self, form: dict[str, str]) -> dict[str, str]:
-        with self.servers[0].client() as client:
-            return {"Authorization": f"Bearer {client.post('/api/v1/token', data=form).json()['access_token']}"}
-
-    def at_once(self, count: int, send: Callable[[httpx2.Client, int], httpx2.Response]) -> Counter[int]:
-        """The statuses of as many requests let go together, each on a connection of its own, spread over the processes."""
-        barrier = threading.Barrier(count)
-
-        def one(number: int) -> int:
-            with self.servers[number % len(self.servers)].client() as client:
-                client.get("/health")
-                barrier.wait(60)
-                return send(client, number).status_code
-
-        with ThreadPoolExecutor(count) as pool:
-            return Counter(pool.map(one, range(count)))
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +45,7 @@ def plant(engine: str, plants: tuple[dict[str, Plant], contextlib.ExitStack], fo
         url = f"sqlite:///{place / 'plant.db'}"
         if engine == "postgresql":
             url = stack.enter_context(fresh_postgres_database(request.getfixturevalue("postgres")))
-        found[engine] = Plant(place, engine, url)
+        found[engine] = Plant(place, engine, url, **PLANS)
         stack.callback(found[engine].kill)
     return found[engine]
 
@@ -112,13 +62,13 @@ def _use_up(plant: Plant, organization_id: str, form: dict[str, str]) -> None:
     with plant.servers[-1].client() as client:
         for _ in range(AGENTS - 2):
             assert client.post("/api/v1/agents", json=registration(), headers=bearer).status_code == 201
-        assert plant.at_once(100, lambda client, number: client.post("/api/v1/agents", json=bodies[number], headers=bearer)) == {201: 1, 403: 99}
+        assert statuses(plant.at_once(100, lambda client, number: client.post("/api/v1/agents", json=bodies[number], headers=bearer))) == {201: 1, 403: 99}
         for _ in range(CALLS - 100 - (AGENTS - 2) - 1):
             assert client.get("/api/v1/agents", headers=bearer).status_code == 200
-        assert plant.at_once(50, lambda client, _: client.get("/api/v1/agents", headers=bearer)) == {200: 1, 429: 49}
+        assert statuses(plant.at_once(50, lambda client, _: client.get("/api/v1/agents", headers=bearer))) == {200: 1, 429: 49}
         for _ in range(TOKENS - 2):
             assert client.post("/api/v1/token", data=form).status_code == 200
-        assert plant.at_once(50, lambda client, _: client.post("/api/v1/token", data=form)) == {200: 1, 429: 49}
+        assert statuses(plant.at_once(50, lambda client, _: client.post("/api/v1/token", data=form))) == {200: 1, 429: 49}
     record = oracle.read(plant.url)
     assert (record.count("apiCalls", organization_id), record.count("tokensIssued", organization_id)) == (CALLS, TOKENS)
 

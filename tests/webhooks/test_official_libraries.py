@@ -1,6 +1,5 @@
 """The guide's receivers, which use the official libraries of Standard Webhooks, against real deliveries of a running server."""
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,12 +12,12 @@ import httpx2
 import pytest
 from tests.architecture.source import ROOT
 from tests.fakes.fake_receiver import FakeReceiver, Received, receiving
+from tests.node import installed, run
 from tests.processes import environment, wait_until
 from tests.serving import NO_TLS, RunningServer, free_port, settings_for
 from tests.tenants import Tenant, make_tenant, registration
 
 RECEIVERS = ROOT / "docs" / "guides" / "receivers"
-UNREACHED = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH", "ENOTCACHED")  # npm's words for no registry
 EVENTS = ["agent.created", "agent.suspended"]
 
 pytestmark = pytest.mark.slow
@@ -47,21 +46,8 @@ Serve = Callable[[str], AbstractContextManager[Example]]
 @pytest.fixture(scope="session")
 def typescript(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The TypeScript receiver, installed as the guide says, from its lock file, and compiled."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        pytest.skip("the TypeScript receiver needs node and npm")
-    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
-    if int(version.removeprefix("v").split(".")[0]) < 20:
-        pytest.skip(f"the TypeScript receiver needs node 20 or later, this is {version.strip()}")
-    folder = tmp_path_factory.mktemp("npm") / "typescript"
-    shutil.copytree(RECEIVERS / "typescript", folder, ignore=shutil.ignore_patterns("node_modules", "*.js"))
-    install = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=30000"]
-    installed = subprocess.run(install, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
-    if reason := next((word for word in UNREACHED if word in installed.stderr), None):
-        pytest.skip(f"the TypeScript receiver needs a package registry: {reason}")
-    assert installed.returncode == 0, installed.stderr
-    built = subprocess.run([npm, "run", "build"], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
-    assert built.returncode == 0, built.stdout + built.stderr
+    folder = installed(RECEIVERS / "typescript", tmp_path_factory.mktemp("npm") / "typescript")
+    run(["npm", "run", "build"], folder)
     return folder
 
 
