@@ -36,8 +36,9 @@ bench: .venv/test ## measure everything (about half an hour, 30 GB of disk); wri
 bench-quick: .venv/test ## the first ratios only, in under a minute
 	$(BIN)/python -m bench --quick
 
-docs: .venv/test ## write docs/reference and docs/audit-tampering.md anew from the code
+docs: .venv/test ## write docs/reference, docs/forged-tokens.md and docs/audit-tampering.md anew from the code
 	$(BIN)/python -m tests.reference
+	$(BIN)/python -m tests.policies.forged
 	$(BIN)/python -m tests.audit.test_tamper
 
 lock: .venv/test ## resolve the lock files anew (hashes, no addresses)
