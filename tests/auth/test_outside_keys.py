@@ -83,12 +83,34 @@ def test_who_gives_up_waiting_stops_it_for_nobody(issuer: FakeIssuer, clock: Clo
     assert fetches(issuer) == 1
 
 
-@pytest.mark.parametrize(
-    ("max_age", "fresh_seconds"),
-    [(300, 300), (None, limits.OUTSIDE_KEYS_FRESH_SECONDS_MIN), (0, limits.OUTSIDE_KEYS_FRESH_SECONDS_MIN), (10**8, limits.OUTSIDE_KEYS_FRESH_SECONDS_MAX)],
-)
-def test_a_set_is_kept_as_http_says_within_bounds(issuer: FakeIssuer, clock: Clock, max_age: int | None, fresh_seconds: int) -> None:
-    issuer.max_age = max_age
+DATE = {"Date": "Sun, 29 Nov 2026 08:00:00 GMT"}
+SHORTEST, LONGEST = limits.OUTSIDE_KEYS_FRESH_SECONDS_MIN, limits.OUTSIDE_KEYS_FRESH_SECONDS_MAX
+CACHING: list[tuple[dict[str, str], int]] = [
+    ({"Cache-Control": "public, max-age=300"}, 300),
+    ({"Cache-Control": 'MAX-AGE="300"'}, 300),
+    ({"Cache-Control": "s-maxage=900,max-age=300, max-age=600"}, 300),
+    ({"Cache-Control": "max-age=300", "Age": "100"}, 200),
+    ({"Cache-Control": "max-age=300", "Age": "300"}, SHORTEST),
+    ({"Cache-Control": "max-age=300", "Age": "-100"}, 300),
+    ({"Cache-Control": "max-age=300, no-cache"}, SHORTEST),
+    ({"Cache-Control": "no-store, max-age=300"}, SHORTEST),
+    ({"Cache-Control": "x-max-age=300"}, SHORTEST),
+    ({"Cache-Control": "max-age=0"}, SHORTEST),
+    ({"Cache-Control": "max-age=100000000"}, LONGEST),
+    ({"Cache-Control": "max-age=300", "Expires": "Sun, 29 Nov 2026 08:15:00 GMT"} | DATE, 300),
+    ({"Expires": "Sun, 29 Nov 2026 08:15:00 GMT"} | DATE, 900),
+    ({"Expires": "Sun, 29 Nov 2026 08:15:00 GMT", "Age": "300"} | DATE, 600),
+    ({"Expires": "Sun, 29 Nov 2026 07:15:00 GMT"} | DATE, SHORTEST),
+    ({"Expires": "0"} | DATE, SHORTEST),
+    ({"Expires": "Sun, 29 Nov 2026 08:15:00"} | DATE, SHORTEST),
+    ({"Expires": "Sun, 29 Nov 99999999 08:15:00 GMT"} | DATE, SHORTEST),
+    ({}, SHORTEST),
+]
+
+
+@pytest.mark.parametrize(("caching", "fresh_seconds"), CACHING)
+def test_a_set_is_kept_as_http_says_within_bounds(issuer: FakeIssuer, clock: Clock, caching: dict[str, str], fresh_seconds: int) -> None:
+    issuer.caching = caching
 
     async def work(keys: OutsideKeys) -> None:
         await keys.find(issuer.url, issuer.key.key_id, whose="acme")

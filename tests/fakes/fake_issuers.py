@@ -47,7 +47,7 @@ class FakeIssuer:
     def __init__(self, path: str = "") -> None:
         self.path, self.key = path, IssuerKey()
         self.published = [self.key.jwk]
-        self.max_age: int | None = 300
+        self.caching: dict[str, str] = {"Cache-Control": "public, max-age=300"}
         self.is_down = False
         self.drips = False
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
@@ -76,7 +76,7 @@ class FakeIssuer:
         self.requests.append(path)
         if path in self.answers:
             return self.answers[path]
-        headers = {"Content-Type": "application/json"} | ({} if self.max_age is None else {"Cache-Control": f"public, max-age={self.max_age}"})
+        headers = {"Content-Type": "application/json"} | self.caching
         if path == self.path + DISCOVERY:
             return 200, headers, json.dumps({"issuer": self.url, "jwks_uri": f"{self.url}{KEYS}"}).encode()
         if path == self.path + KEYS:

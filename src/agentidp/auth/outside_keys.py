@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from agentidp.auth.jwk import InvalidKey, parse_public
@@ -21,7 +22,9 @@ from agentidp.core.errors import Unavailable
 from agentidp.core.outgoing import Answer, Blocked, Outgoing, Unreachable
 from agentidp.core.strict_json import NotStrictJson, parse
 
-_MAX_AGE = re.compile(r"max-age=\"?([0-9]{1,9})\"?", re.IGNORECASE | re.ASCII)
+_MAX_AGE = re.compile(r"(?:^|[ ,])max-age=\"?([0-9]{1,9})\"?", re.IGNORECASE | re.ASCII)
+_NOT_KEPT = re.compile(r"(?:^|[ ,])no-(?:store|cache)(?:$|[ ,])", re.IGNORECASE | re.ASCII)
+_AGE = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 class IssuerUnreachable(Unavailable):
@@ -180,5 +183,20 @@ def _usable_keys(document: Mapping[str, Any]) -> dict[str, OutsideKey]:
 
 
 def _fresh_seconds(answer: Answer) -> int:
-    match = _MAX_AGE.search(answer.headers.get("cache-control", ""))
-    return min(max(int(match[1]) if match else 0, limits.OUTSIDE_KEYS_FRESH_SECONDS_MIN), limits.OUTSIDE_KEYS_FRESH_SECONDS_MAX)
+    """How long it may be used without asking again: RFC 9111 section 4.2, less what it has aged in caches on its way, within our bounds."""
+    control, age = answer.headers.get("cache-control", ""), answer.headers.get("age", "")
+    if _NOT_KEPT.search(control):
+        said = 0
+    elif match := _MAX_AGE.search(control):
+        said = int(match[1])
+    else:
+        said = _seconds_between(answer.headers.get("date", ""), answer.headers.get("expires", ""))
+    said -= int(age) if _AGE.fullmatch(age) else 0
+    return min(max(said, limits.OUTSIDE_KEYS_FRESH_SECONDS_MIN), limits.OUTSIDE_KEYS_FRESH_SECONDS_MAX)
+
+
+def _seconds_between(date: str, expires: str) -> int:
+    try:
+        return int((parsedate_to_datetime(expires) - parsedate_to_datetime(date)).total_seconds())
+    except (ValueError, TypeError, OverflowError):  # absent, or no dates, or one of them without a zone
+        return 0
