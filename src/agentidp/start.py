@@ -56,7 +56,7 @@ async def start(settings: Settings, clock: Clock = system_clock) -> Started:
         sealer = await open_sealer(database, master_keys)
         refresh = functools.partial(refresh_sealer, database, functools.partial(load_master_keys, settings), sealer)
         keys, ledger = KeyStore(database, sealer, clock, refresh), Ledger(database, plans)
-        outside = OutsideKeys(outgoing, clock)
+        outside = OutsideKeys(outgoing, clock, settings.oidc.private_issuers)
         instance = Instance(settings, database, keys, ledger, sealer, clock, metrics, plans, rates, outgoing, outside, nudge=nudge)
         instance.policies = KnownPolicies(database)
         instance.secret_key = await database.write(ensure_server_secret, SYSTEM, sealer, CLIENT_SECRET_KEY)

@@ -43,6 +43,7 @@ EVERY_SETTING: list[tuple[str, str, str, Any]] = [
     ("vault.address", "https://vault.test:8200", '"https://vault.test:8200"', "https://vault.test:8200"),
     ("oidc.github_issuer", "https://github.test/_services/token", '"https://github.test/_services/token"', "https://github.test/_services/token"),
     ("oidc.gitlab_issuer", "https://gitlab.test", '"https://gitlab.test"', "https://gitlab.test"),
+    ("oidc.private_issuers", '["https://gitlab.test"]', '["https://gitlab.test"]', ("https://gitlab.test",)),
     ("vault.token", "s.token", '"s.token"', SecretStr("s.token")),
     ("vault.token_file", "/run/vault/token", '"/run/vault/token"', Path("/run/vault/token")),
     ("vault.key", "idp", '"idp"', "idp"),

@@ -294,6 +294,26 @@ def test_what_is_no_answer_is_said_so(answer: bytes, kind: str, run: Run) -> Non
     run(work())
 
 
+def test_who_the_operator_has_named_may_be_anywhere_and_nobody_else_uses_the_connection(run: Run, tmp_path: Path) -> None:
+    authority = FakeAuthority(tmp_path)
+
+    async def work() -> None:
+        async with FakePeer(tls=authority.server(NAME)) as receiver:
+            url, here = url_of(receiver, NAME), Names(["127.0.0.1"])
+            assert (await asked(Outgoing(resolve=here, ssl_context=authority.client()), url, anywhere=True)).status == 200, "at any port"
+            outgoing = Outgoing(ports={receiver.port}, resolve=here, ssl_context=authority.client())
+            for _ in range(2):
+                assert (await outgoing.request("GET", url, anywhere=True)).status == 200
+            assert receiver.connections == 2, "one is kept"
+            for wrong, reason in ((url, "forbidden_address"), (url.replace("https", "http"), "scheme")):
+                with pytest.raises(Blocked) as blocked:
+                    await outgoing.request("GET", wrong, anywhere=reason == "scheme")
+                assert blocked.value.reason == reason
+            await outgoing.close()
+
+    run(work())
+
+
 def test_all_of_a_names_addresses_may_be_dialled(run: Run, tmp_path: Path) -> None:
     """Nobody listens at the first."""
     authority = FakeAuthority(tmp_path)

@@ -5,6 +5,7 @@ The claims are those of their documentation: docs.github.com/actions/reference/s
 
 import contextlib
 import json
+import ssl
 import threading
 import time
 import uuid
@@ -183,8 +184,8 @@ class FakePartner(FakeIssuer):
 
 
 @contextlib.contextmanager
-def serving_issuer(issuer: FakeIssuer) -> Iterator[FakeIssuer]:
-    """The fake on a port of its own, for the length of the block."""
+def serving_issuer(issuer: FakeIssuer, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[FakeIssuer]:
+    """The fake on a port of its own of 127.0.0.1, for the length of the block."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -210,7 +211,9 @@ def serving_issuer(issuer: FakeIssuer) -> Iterator[FakeIssuer]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    issuer.url = f"http://127.0.0.1:{server.server_address[1]}{issuer.path}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    issuer.url = f"{'https' if tls else 'http'}://{host}:{server.server_address[1]}{issuer.path}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

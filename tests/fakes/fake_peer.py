@@ -103,8 +103,12 @@ class FakeAuthority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Fake Authority")])
         self._certificate = self._sign("authority", self._name, self._key.public_key(), [x509.BasicConstraints(ca=True, path_length=None)])
 
+    @property
+    def pem(self) -> str:
+        return self._certificate.public_bytes(serialization.Encoding.PEM).decode()
+
     def client(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cadata=self._certificate.public_bytes(serialization.Encoding.PEM).decode())
+        return ssl.create_default_context(cadata=self.pem)
 
     def server(self, name: str) -> ssl.SSLContext:
         """Of a server that is called so."""

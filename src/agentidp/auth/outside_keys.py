@@ -9,7 +9,7 @@ import contextlib
 import functools
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
@@ -63,8 +63,8 @@ class _KeySet:
 class OutsideKeys:
     """The key sets that this process knows, by source. Belongs to one event loop; many who want the same keys wait for one fetch."""
 
-    def __init__(self, outgoing: Outgoing, clock: Clock, issuers_max: int = limits.OUTSIDE_ISSUERS_MAX) -> None:
-        self._outgoing, self._clock, self._issuers_max = outgoing, clock, issuers_max
+    def __init__(self, outgoing: Outgoing, clock: Clock, private_issuers: Collection[str] = (), issuers_max: int = limits.OUTSIDE_ISSUERS_MAX) -> None:
+        self._outgoing, self._clock, self._private_issuers, self._issuers_max = outgoing, clock, private_issuers, issuers_max
         self._known: dict[_Source, _KeySet] = {}
         self._failed_at: dict[_Source, int] = {}
         self._loading: dict[_Source, asyncio.Task[_KeySet | None]] = {}
@@ -136,16 +136,17 @@ class OutsideKeys:
     async def _ask(self, source: _Source, now: int, whose: str) -> _KeySet:
         """Raises Blocked, Unreachable, NotAKeySet."""
         address: object = source.jwks_uri
+        is_private = address is None and source.issuer in self._private_issuers  # an address of a tenant's choice never is
         if address is None:
-            document, _ = await self._document(f"{source.issuer.removesuffix('/')}/.well-known/openid-configuration", whose)
+            document, _ = await self._document(f"{source.issuer.removesuffix('/')}/.well-known/openid-configuration", whose, anywhere=is_private)
             address = document.get("jwks_uri") if document.get("issuer") == source.issuer else None
         if not isinstance(address, str):
             raise NotAKeySet
-        answered, answer = await self._document(address, whose)
+        answered, answer = await self._document(address, whose, anywhere=is_private)
         return _KeySet(_usable_keys(answered), now, now + _fresh_seconds(answer) * 1000, now)
 
-    async def _document(self, url: str, whose: str) -> tuple[dict[str, Any], Answer]:
-        answer = await self._outgoing.request("GET", url, headers={"Accept": "application/json"}, tenant=whose)
+    async def _document(self, url: str, whose: str, *, anywhere: bool) -> tuple[dict[str, Any], Answer]:
+        answer = await self._outgoing.request("GET", url, headers={"Accept": "application/json"}, tenant=whose, anywhere=anywhere)
         if answer.status != 200 or answer.is_cut:  # a redirect leads to somebody whom nobody named
             raise NotAKeySet
         try:

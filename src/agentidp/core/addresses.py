@@ -90,6 +90,7 @@ class Target:
     path: str
     address: Address | None
     is_loopback: bool  # named as loopback, which is allowed; whatever its name resolves to must be loopback, too
+    is_anywhere: bool  # what its name resolves to may be any address
 
     @property
     def authority(self) -> str:
@@ -98,11 +99,12 @@ class Target:
         return host if self.port == _own_port(self.scheme) else f"{host}:{self.port}"
 
 
-def check_url(url: str, *, allow_loopback: bool, ports: Collection[int] = PORTS) -> Target:
+def check_url(url: str, *, allow_loopback: bool, ports: Collection[int] = PORTS, anywhere: bool = False) -> Target:
     """Where this URL leads, if a tenant may have it called. Raises ForbiddenUrl.
 
     Refuses every spelling that two readers could understand differently, so that what is checked is what is called. `allow_loopback` lets
-    http and any port through to the machine itself, where the URL says so: `localhost`, `127.0.0.1`, `[::1]`.
+    http and any port through to the machine itself, where the URL says so: `localhost`, `127.0.0.1`, `[::1]`. `anywhere`: the operator has named whoever is there,
+    so that it may be any host and port; with TLS, as all others.
     """
     if len(url) > limits.URL_CHARACTERS_MAX:
         raise ForbiddenUrl("length", f"A URL has at most {limits.URL_CHARACTERS_MAX} characters.")
@@ -123,15 +125,15 @@ def check_url(url: str, *, allow_loopback: bool, ports: Collection[int] = PORTS)
         raise ForbiddenUrl("host", "A URL names a host.")
     host, address = _read_host(authority["host"].lower())
     is_loopback = allow_loopback and (is_loopback_address(address) if address else _is_below(host, "localhost"))
-    if not is_loopback:
+    if not is_loopback and not anywhere:
         _require_public(host, address)
-        if scheme != "https":
-            raise ForbiddenUrl("scheme", "A URL begins with https://.")
+    if not is_loopback and scheme != "https":
+        raise ForbiddenUrl("scheme", "A URL begins with https://.")
     port = _read_port(authority["port"], scheme)
-    if not is_loopback and port not in ports:
+    if not is_loopback and not anywhere and port not in ports:
         raise ForbiddenUrl("port", f"A URL has one of the ports {', '.join(map(str, sorted(ports)))}.")
     path = parts["path"] if parts["path"].startswith("/") else f"/{parts['path']}"
-    return Target("https" if scheme == "https" else "http", host, port, path, address, is_loopback)
+    return Target("https" if scheme == "https" else "http", host, port, path, address, is_loopback, anywhere)
 
 
 def is_public(address: Address) -> bool:

@@ -173,7 +173,7 @@ class WebhookSettings(_Section):
 
 
 class OidcSettings(_Section):
-    """Which issuers the trust policies for GitHub and GitLab mean."""
+    """Which issuers the trust policies for GitHub and GitLab mean, and which may be in a network of your own."""
 
     github_issuer: str = Field(
         "https://token.actions.githubusercontent.com",
@@ -183,6 +183,12 @@ class OidcSettings(_Section):
     gitlab_issuer: str = Field(
         "https://gitlab.com", description="Issuer of GitLab CI's tokens where a policy names none.", examples=["https://gitlab.example.com"]
     )
+    private_issuers: tuple[str, ...] = Field(
+        (),
+        description="Issuers, letter by letter, that are asked for their keys at whatever address they have, and trusted on where the keys are: a GitLab, a GitHub "
+        "Enterprise Server or a cluster that the internet does not reach. Name only what you run yourself; all others must be public.",
+        examples=['["https://gitlab.example.com", "https://kubernetes.default.svc.cluster.local"]'],
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -190,6 +196,10 @@ class OidcSettings(_Section):
             parts = urlsplit(issuer)
             if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment or issuer.endswith("/"):
                 raise ValueError(f"oidc.{name}: must be an address without query and without trailing slash")
+        for issuer in self.private_issuers:
+            parts = urlsplit(issuer)
+            if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment:
+                raise ValueError("oidc.private_issuers: must be addresses with https, without query")
         return self
 
 

@@ -72,9 +72,12 @@ class _Share:
 
 @dataclass(slots=True)
 class _Origin:
-    """A scheme, host and port that is in use. Many tenants may have their receivers there. `users` as above."""
+    """A scheme, host and port that is in use. Many tenants may have their receivers there. `users` as above.
 
-    key: str
+    What is connected to anywhere is an origin of its own: its connections are nobody else's.
+    """
+
+    key: tuple[str, str, int, bool]
     turns: asyncio.Semaphore
     users: int = 0
     shares: dict[str, _Share] = field(default_factory=dict)
@@ -99,23 +102,30 @@ class Outgoing:
         self._resolve, self._is_allowed, self._on_blocked = resolve or Lookup(), is_allowed, on_blocked
         self._ssl_context, self._bounds = ssl_context, bounds or Bounds()
         self._turns = asyncio.Semaphore(self._bounds.requests)
-        self._origins: dict[str, _Origin] = {}
+        self._origins: dict[tuple[str, str, int, bool], _Origin] = {}
         self._kept: dict[Wire, None] = {}  # all origins' together, the longest kept first
         self._is_closed = False
 
     async def request(
-        self, method: Literal["GET", "POST"], url: str, *, headers: Mapping[str, str] | None = None, body: bytes = b"", tenant: str = ""
+        self,
+        method: Literal["GET", "POST"],
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        tenant: str = "",
+        anywhere: bool = False,
     ) -> Answer:
         """One request, one answer, on behalf of a tenant, or of the server itself. Raises Blocked, Unreachable, and nothing else.
 
-        If any one of the host's addresses is not allowed, none is dialled. The answer is there within 5 s for a turn and 20 s from then on. Host, Content-Length and
+        If any one of the host's addresses is not allowed, none is dialled; `anywhere`: the operator has named whoever is asked, and all are. The answer is there within 5 s for a turn and 20 s from then on. Host, Content-Length and
         what else belongs to the connection is written here. A request on a kept connection which ends without a byte of answer is sent once more
         on a new one, so the other side may see it twice.
         """
         from agentidp.core import wire  # noqa: PLC0415 - h11 costs 20 ms, and most servers call nobody
 
         try:
-            target = self._check(url)
+            target = self._check(url, anywhere=anywhere)
         except ForbiddenUrl as error:
             raise self._blocked(error.reason, str(error)) from None
         try:
@@ -140,7 +150,7 @@ class Outgoing:
     @contextlib.asynccontextmanager
     async def _turn(self, target: Target, tenant: str) -> AsyncIterator[_Origin]:
         """Raises Unreachable when there are too many requests at once, of this tenant to this origin, to the origin, or in all."""
-        key = f"{target.scheme}://{target.host}:{target.port}"
+        key = (target.scheme, target.host, target.port, target.is_anywhere)
         origin = self._origins.setdefault(key, _Origin(key, asyncio.Semaphore(self._bounds.requests_each)))
         share = origin.shares.setdefault(tenant, _Share(asyncio.Semaphore(self._bounds.requests_of_one)))
         origin.users += 1
@@ -214,7 +224,7 @@ class Outgoing:
             raise Unreachable("dns", "The name cannot be resolved.") from None
         if not found:
             raise Unreachable("dns", "The name has no address.")
-        if not all(map(is_allowed, found)):
+        if not (target.is_anywhere or all(map(is_allowed, found))):
             raise self._blocked("forbidden_address", "The name leads to an address that is not a public one.")
         return found
 

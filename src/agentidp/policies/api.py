@@ -190,7 +190,7 @@ def _issuer(instance: Instance, body: TrustPolicyRequest) -> str:
     if "?" in issuer or "#" in issuer or issuer == settings.issuer:
         raise InvalidFields([("issuer", "must be another server's, without query and fragment")])
     try:
-        check_url(issuer, allow_loopback=settings.webhooks.allow_loopback)
+        check_url(issuer, allow_loopback=settings.webhooks.allow_loopback, anywhere=issuer in settings.oidc.private_issuers)
     except ForbiddenUrl as error:
         raise InvalidAddress("issuer", str(error), error.reason) from error
     return issuer
