@@ -19,6 +19,8 @@ RFC7638 = {
 }
 RFC8037_PRIVATE = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"
 RFC8037_PUBLIC = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"
+FIELD = 2**255 - 19
+ORDER_8 = int.from_bytes(bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"), "little")  # as libsodium's list has it
 ALGORITHMS: list[Algorithm] = ["ES256", "RS256", "Ed25519"]
 
 
@@ -106,6 +108,19 @@ WRONG_KEYS: dict[str, tuple[dict[str, object], str]] = {
     "another curve": ({"kty": "EC", "crv": "P-384", "x": b64(OTHER_CURVE.x.to_bytes(48)), "y": b64(OTHER_CURVE.y.to_bytes(48))}, "must be a key for"),
     "a curve of the other kind": (OKP | {"crv": "P-256"}, "must be a key for"),
     "an X25519 key": (OKP | {"crv": "X25519"}, "must be a key for"),
+    **{
+        f"an Ed25519 key of small order, {name}": (OKP | {"x": b64((y | sign << 255).to_bytes(32, "little"))}, "anybody could sign")
+        for name, y in {
+            "0": 0,
+            "1": 1,
+            "-1": FIELD - 1,
+            "of order 8": ORDER_8,
+            "of order 8 below": FIELD - ORDER_8,
+            "0 once more": FIELD,
+            "1 once more": FIELD + 1,
+        }.items()
+        for sign in (0, 1)
+    },
     "a short Ed25519 key": (OKP | {"x": "AAAA"}, "numbers are wrong"),
     "a short RSA key": (members("RS256", 1024), "2048 to 4096 bits"),
     "a long RSA key": (RSA | {"n": b64(b"\xff" * 513)}, "2048 to 4096 bits"),

@@ -192,6 +192,19 @@ def test_a_workload_is_held_to_its_policys_scopes(trust: Trust, issuers: Issuers
     assert status(trust, token, "/agent-info") == 401
 
 
+def test_what_a_workload_does_for_its_agent_ends_with_the_workload(trust: Trust, issuers: Issuers) -> None:
+    """With every scope it makes no secret, no key and no policy for the agent that it acts for; what agents:write is good for, it may do to others."""
+    agent, other = trust.tenant.agent("agents:read", "agents:write", "policies:write"), trust.tenant.agent("agents:read")
+    trust.policy(agentId=agent.agent_id)
+    token = trust.exchange(issuers.github.token(trust.audience)).json()["access_token"]
+    for body in ({}, {"kind": "public_key", "jwksUri": "https://keys.acme.example/jwks.json"}):
+        assert status(trust, token, f"/api/v1/agents/{agent.agent_id}/credentials", "POST", json=body) == 403
+    body = {"provider": "github", "repository": "acme/backdoor", "agentId": agent.agent_id}
+    assert status(trust, token, "/api/v1/oidc/trust-policies", "POST", json=body) == 403
+    assert status(trust, token, f"/api/v1/agents/{agent.agent_id}/credentials") == 200
+    assert status(trust, token, f"/api/v1/agents/{other.agent_id}/credentials", "POST", json={}) == 201
+
+
 def test_a_policys_token_can_be_exchanged_and_dies_with_the_policy(trust: Trust, issuers: Issuers, actor: TestAgent) -> None:
     policy = trust.policy(agentId=trust.tenant.agent("agents:read").agent_id)
     token = exchanged(trust, trust.exchange(issuers.github.token(trust.audience)).json()["access_token"], actor.token())
