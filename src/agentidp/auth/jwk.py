@@ -28,7 +28,7 @@ _PRIVATE_MEMBERS = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _EXPONENT = "AQAB"  # 65537: what every key has that was made with care
 _FIELD = 2**255 - 19  # of Ed25519 (RFC 8032 section 5.1)
 _ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
-# The y of the points whose order divides 8: with one of these as a key, anybody can make signatures.
+# The vertical coordinates of the points whose order divides 8: with one of these as a key, anybody can make signatures.
 _SMALL_ORDER = frozenset({0, 1, _FIELD - 1, _ORDER_8, _FIELD - _ORDER_8})
 
 
@@ -126,8 +126,9 @@ def _public_key(*members: tuple[str, str]) -> PublicKey:
                 return rsa.RSAPublicNumbers(65537, modulus).public_key()
             case {"x": x}:
                 raw = decode_base64url(x)
-                key, y = ed25519.Ed25519PublicKey.from_public_bytes(raw), int.from_bytes(raw, "little") & (2**255 - 1)  # the highest bit is x's sign
-                if y >= _FIELD or y in _SMALL_ORDER:
+                key = ed25519.Ed25519PublicKey.from_public_bytes(raw)
+                vertical = int.from_bytes(raw, "little") & (2**255 - 1)  # the highest bit is the sign of the other coordinate
+                if vertical >= _FIELD or vertical in _SMALL_ORDER:
                     raise InvalidKey("is not a key: anybody could sign for it")
                 return key
     except InvalidKey:

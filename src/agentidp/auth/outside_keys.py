@@ -7,6 +7,7 @@ OpenID Connect Discovery section 4, RFC 7517. An issuer that cannot be reached i
 import asyncio
 import contextlib
 import functools
+import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -25,14 +26,23 @@ from agentidp.core.strict_json import NotStrictJson, parse
 _MAX_AGE = re.compile(r"(?:^|[ ,])max-age=\"?([0-9]{1,9})\"?", re.IGNORECASE | re.ASCII)
 _NOT_KEPT = re.compile(r"(?:^|[ ,])no-(?:store|cache)(?:$|[ ,])", re.IGNORECASE | re.ASCII)
 _AGE = re.compile(r"[0-9]{1,9}", re.ASCII)
+_BUSY = "Too many issuers are being asked for their keys."
+log = logging.getLogger(__name__)
 
 
 class IssuerUnreachable(Unavailable):
+    """`reason`, a sentence, is for those who trust the issuer; whoever presents a token may be anybody."""
+
     title = "The issuer of the token cannot be asked for its keys right now; nothing was done. Please try again."
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+        self.headers["Retry-After"] = str(limits.OUTSIDE_KEYS_RETRY_SECONDS)
 
 
 class NotAKeySet(Exception):
-    """What the issuer answered is not what it should be."""
+    """What the issuer answered is not what it should be. The text is for people, and nothing in it is the other side's."""
 
 
 class _Source(NamedTuple):
@@ -60,13 +70,20 @@ class _KeySet:
     tried_at: int  # when it was asked the last time, in vain or not
 
 
+class _Failure(NamedTuple):
+    """Why a source could not be asked, and the instant, in milliseconds."""
+
+    reason: str
+    at: int
+
+
 class OutsideKeys:
     """The key sets that this process knows, by source. Belongs to one event loop; many who want the same keys wait for one fetch."""
 
     def __init__(self, outgoing: Outgoing, clock: Clock, private_issuers: Collection[str] = (), issuers_max: int = limits.OUTSIDE_ISSUERS_MAX) -> None:
         self._outgoing, self._clock, self._private_issuers, self._issuers_max = outgoing, clock, private_issuers, issuers_max
         self._known: dict[_Source, _KeySet] = {}
-        self._failed_at: dict[_Source, int] = {}
+        self._failed: dict[_Source, _Failure] = {}
         self._loading: dict[_Source, asyncio.Task[_KeySet | None]] = {}
         self._places: Counter[str] = Counter()  # of those that are being asked, by whose tokens they were asked for
 
@@ -90,19 +107,19 @@ class OutsideKeys:
     async def require(self, issuer: str, jwks_uri: str, *, whose: str) -> None:
         """Ask now, whatever is known already, and keep nothing of it. Raises Blocked, Unreachable, NotAKeySet; the last also for a set without a usable key."""
         if not (await self._ask(_Source(issuer, jwks_uri), self._clock(), whose)).keys:
-            raise NotAKeySet
+            raise NotAKeySet("Its key set holds no key that this server can use: one with a kid, for ES256, RS256 or Ed25519.")
 
     async def _refreshed(self, source: _Source, known: _KeySet | None, now: int, whose: str) -> _KeySet:
-        failed_at = self._failed_at.get(source)
-        found = None
-        if failed_at is None or not 0 <= now - failed_at < limits.OUTSIDE_KEYS_RETRY_SECONDS * 1000:
+        failed, found = self._failed.get(source), None
+        if failed is None or not 0 <= now - failed.at < limits.OUTSIDE_KEYS_RETRY_SECONDS * 1000:
             with contextlib.suppress(IssuerUnreachable):  # no room to ask: what is known may do
                 found = await self._load(source, whose)
         if found is not None:
             return found
         known = self._known.get(source)
         if known is None or not 0 <= now - known.loaded_at < limits.OUTSIDE_KEYS_STALE_SECONDS_MAX * 1000:
-            raise IssuerUnreachable
+            failed = self._failed.get(source)
+            raise IssuerUnreachable(_BUSY if failed is None else failed.reason)
         return known
 
     async def _load(self, source: _Source, whose: str) -> _KeySet | None:
@@ -110,7 +127,7 @@ class OutsideKeys:
         loading = self._loading.get(source)
         if loading is None:
             if len(self._loading) >= limits.OUTSIDE_LOADS_MAX or self._places[whose] >= limits.OUTSIDE_LOADS_EACH_MAX:
-                raise IssuerUnreachable
+                raise IssuerUnreachable(_BUSY)
             self._places[whose] += 1
             loading = self._loading[source] = asyncio.create_task(self._fetch(source, whose))
             loading.add_done_callback(functools.partial(self._loaded, source, whose))
@@ -123,13 +140,14 @@ class OutsideKeys:
     async def _fetch(self, source: _Source, whose: str) -> _KeySet | None:
         try:
             found = await self._ask(source, self._clock(), whose)
-        except (Blocked, Unreachable, NotAKeySet):
+        except (Blocked, Unreachable, NotAKeySet) as error:
             now = self._clock()  # when it was over: an issuer that hangs is left alone for as long as another
-            self._keep(self._failed_at, source, now)
+            self._keep(self._failed, source, _Failure(str(error), now))
+            log.warning("the keys of an issuer cannot be had", extra={"issuer": source.issuer, "jwks_uri": source.jwks_uri, "reason": str(error)})
             if source in self._known:
                 self._known[source] = replace(self._known[source], tried_at=now)
             return None
-        self._failed_at.pop(source, None)
+        self._failed.pop(source, None)
         self._keep(self._known, source, found)
         return found
 
@@ -138,23 +156,32 @@ class OutsideKeys:
         address: object = source.jwks_uri
         is_private = address is None and source.issuer in self._private_issuers  # an address of a tenant's choice never is
         if address is None:
-            document, _ = await self._document(f"{source.issuer.removesuffix('/')}/.well-known/openid-configuration", whose, anywhere=is_private)
-            address = document.get("jwks_uri") if document.get("issuer") == source.issuer else None
+            url = f"{source.issuer.removesuffix('/')}/.well-known/openid-configuration"
+            document, _ = await self._document("Its discovery document", url, whose, anywhere=is_private)
+            address = document.get("jwks_uri")
+            if document.get("issuer") != source.issuer:
+                raise NotAKeySet("Its discovery document names another issuer; they are compared letter by letter.")
         if not isinstance(address, str):
-            raise NotAKeySet
-        answered, answer = await self._document(address, whose, anywhere=is_private)
+            raise NotAKeySet("Its discovery document has no jwks_uri.")
+        answered, answer = await self._document("Its key set", address, whose, anywhere=is_private)
         return _KeySet(_usable_keys(answered), now, now + _fresh_seconds(answer) * 1000, now)
 
-    async def _document(self, url: str, whose: str, *, anywhere: bool) -> tuple[dict[str, Any], Answer]:
-        answer = await self._outgoing.request("GET", url, headers={"Accept": "application/json"}, tenant=whose, anywhere=anywhere)
-        if answer.status != 200 or answer.is_cut:  # a redirect leads to somebody whom nobody named
-            raise NotAKeySet
+    async def _document(self, what: str, url: str, whose: str, *, anywhere: bool) -> tuple[dict[str, Any], Answer]:
+        try:
+            answer = await self._outgoing.request("GET", url, headers={"Accept": "application/json"}, tenant=whose, anywhere=anywhere)
+        except (Blocked, Unreachable) as error:
+            error.args = (f"{what}: {error}",)
+            raise
+        if answer.status != 200:  # a redirect leads to somebody whom nobody named
+            raise NotAKeySet(f"{what} is answered with status {answer.status}; it has to be 200.")
+        if answer.is_cut:
+            raise NotAKeySet(f"{what} is longer than {limits.OUTGOING_ANSWER_BYTES_MAX} bytes.")
         try:
             value = parse(answer.body)
         except NotStrictJson as error:
-            raise NotAKeySet from error
+            raise NotAKeySet(f"{what} is no JSON, or not in a form that has one meaning.") from error
         if not isinstance(value, dict):
-            raise NotAKeySet
+            raise NotAKeySet(f"{what} is no JSON object.")
         return value, answer
 
     def _keep(self, cache: dict[_Source, Any], source: _Source, value: Any) -> None:
@@ -168,7 +195,7 @@ def _usable_keys(document: Mapping[str, Any]) -> dict[str, OutsideKey]:
     """By key id, those that verify signatures. Two of one id are nobody's: which one is meant, nobody knows."""
     rows = document.get("keys")
     if not isinstance(rows, list) or len(rows) > limits.OUTSIDE_KEYS_MAX:
-        raise NotAKeySet
+        raise NotAKeySet(f"Its key set has no list of at most {limits.OUTSIDE_KEYS_MAX} keys.")
     found, counted = dict[str, OutsideKey](), Counter[str]()
     for row in rows:
         key_id = row.get("kid") if isinstance(row, dict) else None

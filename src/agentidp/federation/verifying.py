@@ -35,7 +35,7 @@ async def require_keys(instance: Instance, caller: Caller, issuer: str, jwks_uri
     except Blocked as error:
         raise InvalidAddress("jwksUri", str(error), error.reason) from error
     except (Unreachable, NotAKeySet) as error:
-        raise FederationUnreachable from error
+        raise FederationUnreachable(details={"reason": str(error)}) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Any
 from agentidp.auth.instance import Instance
 from agentidp.auth.jws import InvalidToken
 from agentidp.auth.outside_jwt import UnverifiedOutside, parse_outside, verify_outside
+from agentidp.auth.outside_keys import IssuerUnreachable
 from agentidp.core import limits
 from agentidp.policies.known import policies_of
 from agentidp.policies.providers import texts_of
@@ -25,7 +26,7 @@ class Explained:
 
 
 async def explain(instance: Instance, organization_id: str, unverified_token: str) -> Explained:
-    """Raises IssuerUnreachable. What the token says of itself is compared even when its signature is wrong or its time is over: it is the caller's own."""
+    """What the token says of itself is compared even when its signature is wrong or its time is over: it is the caller's own."""
     try:
         unverified = parse_outside(unverified_token)
     except InvalidToken as error:
@@ -49,6 +50,8 @@ async def _reason(instance: Instance, organization_id: str, unverified: Unverifi
         await verify_outside(unverified, instance.outside_keys, instance.clock, whose=organization_id)
     except InvalidToken as error:
         return str(error)
+    except IssuerUnreachable as error:
+        return f"the keys of its issuer cannot be had, and it cannot be verified without: {error.reason}"
     return None
 
 
