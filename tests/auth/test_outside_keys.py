@@ -2,63 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
+from tests.auth.asking import Clock, fetches, run, unreachable
 from tests.auth.forgery import b64
 from tests.fakes.fake_issuers import DISCOVERY, KEYS, FakeIssuer, IssuerKey, serving_issuer
 
-from agentidp.auth.outside_keys import IssuerUnreachable, NotAKeySet, OutsideKeys
+from agentidp.auth.outside_keys import NotAKeySet, OutsideKeys
 from agentidp.core import limits
-from agentidp.core.clock import system_clock
-from agentidp.core.outgoing import Blocked, Bounds, Outgoing, Unreachable
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = system_clock()
-
-    def __call__(self) -> int:
-        return self.now
-
-    def pass_(self, seconds: float) -> None:
-        self.now += int(seconds * 1000)
-
-
-@pytest.fixture
-def issuer() -> Iterator[FakeIssuer]:
-    with serving_issuer(FakeIssuer()) as running:
-        yield running
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def run(clock: Clock, work: Callable[[OutsideKeys], Awaitable[Any]], **options: int) -> Any:
-    async def main() -> Any:
-        outgoing = Outgoing(allow_loopback=True, bounds=Bounds(seconds=1.0))
-        try:
-            return await work(OutsideKeys(outgoing, clock, **options))
-        finally:
-            await outgoing.close()
-
-    return asyncio.run(main())
-
-
-def fetches(issuer: FakeIssuer) -> int:
-    return issuer.requests.count(issuer.path + KEYS)
-
-
-async def unreachable(keys: OutsideKeys, issuer: FakeIssuer) -> bool:
-    try:
-        await keys.find(issuer.url, issuer.key.key_id, whose="acme")
-    except IssuerUnreachable:
-        return True
-    return False
+from agentidp.core.outgoing import Blocked, Unreachable
 
 
 def test_many_who_wait_share_one_fetch(issuer: FakeIssuer, clock: Clock) -> None:
@@ -199,6 +154,11 @@ BROKEN: dict[str, Callable[[FakeIssuer], Any]] = {
         f"the keys are at {address}": lambda issuer, address=address: issuer.answers.update({DISCOVERY: document(issuer=issuer.url, jwks_uri=address)})
         for address in ("http://169.254.169.254/keys", "http://10.0.0.1/keys", "file:///etc/passwd", "http://keys.example.com/", "https://[fd00::1]/keys", "x")
     },
+    **{
+        f"good keys come with {status}": lambda issuer, status=status: issuer.answers.update({KEYS: (status, *document(keys=issuer.published)[1:])})
+        for status in (201, 203, 206, 500)
+    },
+    "good keys come with too much behind": lambda issuer: issuer.answers.update({KEYS: (200, {}, document(keys=issuer.published)[2] + b" " * 100_000)}),
     "the keys are no list": lambda issuer: issuer.answers.update({KEYS: document(keys={})}),
     "there are too many keys": lambda issuer: issuer.answers.update({KEYS: document(keys=[{}] * (limits.OUTSIDE_KEYS_MAX + 1))}),
 }
@@ -290,17 +250,6 @@ def test_a_clock_that_is_set_back_makes_it_look_again(issuer: FakeIssuer, clock:
     run(clock, work)
 
 
-def test_the_number_of_issuers_is_bounded(issuer: FakeIssuer, clock: Clock) -> None:
-    with serving_issuer(FakeIssuer("/b")) as second, serving_issuer(FakeIssuer("/c")) as third:
-
-        async def work(keys: OutsideKeys) -> None:
-            for one in (issuer, second, third, issuer):
-                assert await keys.find(one.url, one.key.key_id, whose="acme")
-            assert (fetches(issuer), fetches(second), fetches(third)) == (2, 1, 1)
-
-        run(clock, work, issuers_max=2)
-
-
 def test_what_is_published_at_one_address_is_not_what_is_published_at_another(issuer: FakeIssuer, clock: Clock) -> None:
     """One issuer, once by discovery, once where a partner has its keys: neither finds the other's."""
     other = IssuerKey()
@@ -334,50 +283,3 @@ def test_what_is_required_is_asked_for_at_once(issuer: FakeIssuer, clock: Clock)
             await keys.require(issuer.url, "https://10.0.0.1/keys", whose="acme")
 
     run(clock, work)
-
-
-def test_whoever_trusts_many_that_hang_leaves_room_for_others(issuer: FakeIssuer, clock: Clock) -> None:
-    with serving_issuer(FakeIssuer()) as hanging:
-        hanging.drips = True
-
-        async def work(keys: OutsideKeys) -> None:
-            asking = [
-                asyncio.create_task(keys.find(hanging.url, "key", jwks_uri=f"{hanging.url}/{number}", whose="greedy"))
-                for number in range(limits.OUTSIDE_LOADS_EACH_MAX + 1)
-            ]
-            await asyncio.sleep(0)
-            assert await keys.find(issuer.url, issuer.key.key_id, whose="acme")
-            found = await asyncio.gather(*asking, return_exceptions=True)
-            assert {type(one) for one in found} == {IssuerUnreachable}
-            assert len({path for path in hanging.requests if path != DISCOVERY}) <= limits.OUTSIDE_LOADS_EACH_MAX
-
-        run(clock, work)
-
-
-def test_an_issuer_that_hangs_is_left_alone_from_when_it_was_given_up(issuer: FakeIssuer, clock: Clock) -> None:
-    issuer.drips = True
-
-    async def work(keys: OutsideKeys) -> None:
-        async def later() -> None:
-            while not issuer.requests:  # noqa: ASYNC110 - it is in another thread
-                await asyncio.sleep(0.01)
-            clock.pass_(limits.OUTSIDE_KEYS_RETRY_SECONDS + 1)  # so long does asking it take
-
-        _, refused = await asyncio.gather(later(), unreachable(keys, issuer))
-        asked = len(issuer.requests)
-        assert refused
-        assert await unreachable(keys, issuer)
-        assert len(issuer.requests) == asked
-
-    run(clock, work)
-
-
-def test_what_is_asked_for_stays_when_others_come(issuer: FakeIssuer, clock: Clock) -> None:
-    with serving_issuer(FakeIssuer("/b")) as second, serving_issuer(FakeIssuer("/c")) as third:
-
-        async def work(keys: OutsideKeys) -> None:
-            for one in (issuer, second, issuer, third, issuer):
-                assert await keys.find(one.url, one.key.key_id, whose="acme")
-            assert fetches(issuer) == 1
-
-        run(clock, work, issuers_max=2)

@@ -49,7 +49,7 @@ class FakeIssuer:
         self.path, self.key = path, IssuerKey()
         self.published = [self.key.jwk]
         self.caching: dict[str, str] = {"Cache-Control": "public, max-age=300"}
-        self.is_down = False
+        self.is_down, self.refused = False, 0
         self.drips = False
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.requests: list[str] = []
@@ -183,6 +183,10 @@ class FakePartner(FakeIssuer):
         return super().claims(audience) | {"sub": "screener-7", "organization_id": "talent"}
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # of five, some of many that come at once are refused
+
+
 @contextlib.contextmanager
 def serving_issuer(issuer: FakeIssuer, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[FakeIssuer]:
     """The fake on a port of its own of 127.0.0.1, for the length of the block."""
@@ -190,6 +194,7 @@ def serving_issuer(issuer: FakeIssuer, tls: ssl.SSLContext | None = None, host: 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if issuer.is_down:
+                issuer.refused += 1
                 self.close_connection = True
                 return
             issuer.authorizations.append(self.headers.get("Authorization"))
@@ -209,7 +214,7 @@ def serving_issuer(issuer: FakeIssuer, tls: ssl.SSLContext | None = None, host: 
         def log_message(self, *_: object) -> None:
             """Tests read their own output."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     if tls is not None:
         server.socket = tls.wrap_socket(server.socket, server_side=True)

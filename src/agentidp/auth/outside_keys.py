@@ -10,8 +10,8 @@ import functools
 import logging
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from agentidp.core import limits
 from agentidp.core.clock import Clock
 from agentidp.core.errors import Unavailable
 from agentidp.core.outgoing import Answer, Blocked, Outgoing, Unreachable
+from agentidp.core.shared_turns import SharedTurns
 from agentidp.core.strict_json import NotStrictJson, parse
 
 _MAX_AGE = re.compile(r"(?:^|[ ,])max-age=\"?([0-9]{1,9})\"?", re.IGNORECASE | re.ASCII)
@@ -60,115 +61,153 @@ class OutsideKey:
     key: PublicKey
 
 
-@dataclass(frozen=True, slots=True)
-class _KeySet:
-    """What one source published. Instants are milliseconds."""
+@dataclass(slots=True)
+class _Known:
+    """What is known of one source. Instants are milliseconds."""
 
-    keys: Mapping[str, OutsideKey]
-    loaded_at: int
-    fresh_until: int
-    tried_at: int  # when it was asked the last time, in vain or not
-
-
-class _Failure(NamedTuple):
-    """Why a source could not be asked, and the instant, in milliseconds."""
-
-    reason: str
-    at: int
+    whose: str  # the organization that asks for it; empty: several do
+    keys: Mapping[str, OutsideKey] | None = None  # as published last
+    loaded_at: int = 0
+    fresh_until: int = 0
+    tried_at: int = 0  # when asking ended the last time, in vain or not
+    reason: str | None = None  # why it was in vain
+    loading: "asyncio.Task[None] | None" = None
 
 
 class OutsideKeys:
     """The key sets that this process knows, by source. Belongs to one event loop; many who want the same keys wait for one fetch."""
 
-    def __init__(self, outgoing: Outgoing, clock: Clock, private_issuers: Collection[str] = (), issuers_max: int = limits.OUTSIDE_ISSUERS_MAX) -> None:
-        self._outgoing, self._clock, self._private_issuers, self._issuers_max = outgoing, clock, private_issuers, issuers_max
-        self._known: dict[_Source, _KeySet] = {}
-        self._failed: dict[_Source, _Failure] = {}
-        self._loading: dict[_Source, asyncio.Task[_KeySet | None]] = {}
-        self._places: Counter[str] = Counter()  # of those that are being asked, by whose tokens they were asked for
+    def __init__(
+        self,
+        outgoing: Outgoing,
+        clock: Clock,
+        private_issuers: Collection[str] = (),
+        *,
+        issuers_max: int = limits.OUTSIDE_ISSUERS_MAX,
+        turn_seconds: float = limits.OUTGOING_TURN_SECONDS_MAX,
+    ) -> None:
+        self._outgoing, self._clock, self._private_issuers = outgoing, clock, private_issuers
+        self._issuers_max, self._turn_seconds = issuers_max, turn_seconds
+        self._known: dict[_Source, _Known] = {}
+        self._turns = SharedTurns(limits.OUTSIDE_LOADS_MAX, limits.OUTSIDE_LOADS_EACH_MAX)
 
     async def find(self, issuer: str, key_id: object, *, whose: str, jwks_uri: str | None = None) -> OutsideKey | None:
-        """The issuer's key of that id; an unknown one makes it be asked again, at most once a minute. Raises IssuerUnreachable.
+        """The issuer's key of that id; an unknown one makes it be asked again, at most once a minute. Raises IssuerUnreachable, also for an unknown one when that was in vain.
 
         `whose`: the organization that trusts the issuer. One that names many that do not answer leaves room for the others.
         """
+        if not isinstance(key_id, str):
+            return None
         source = _Source(issuer, jwks_uri)
-        known, now = self._known.pop(source, None), self._clock()
-        if known is not None:
-            self._known[source] = known  # those that are asked for stay
-        if known is None or not known.loaded_at <= now < known.fresh_until:
-            known = await self._refreshed(source, known, now, whose)
-        key = known.keys.get(key_id) if isinstance(key_id, str) else None
-        if key is None and not 0 <= now - known.tried_at < limits.OUTSIDE_UNKNOWN_KEY_SECONDS * 1000:
-            known = await self._load(source, whose) or known
-            key = known.keys.get(key_id) if isinstance(key_id, str) else None
-        return key
+        known = self._asked_for(source, whose)
+        keys = known.keys
+        if keys is None or not known.loaded_at <= self._clock() < known.fresh_until:
+            keys = await self._refreshed(source, known, whose)
+        if key_id not in keys and not self._is_within(known.tried_at, limits.OUTSIDE_UNKNOWN_KEY_SECONDS):
+            await self._load(source, known, whose)
+            keys = known.keys or keys
+        if key_id not in keys and known.reason is not None:
+            raise IssuerUnreachable(known.reason)  # it may well be a new one
+        return keys.get(key_id)
 
     async def require(self, issuer: str, jwks_uri: str, *, whose: str) -> None:
-        """Ask now, whatever is known already, and keep nothing of it. Raises Blocked, Unreachable, NotAKeySet; the last also for a set without a usable key."""
-        if not (await self._ask(_Source(issuer, jwks_uri), self._clock(), whose)).keys:
+        """Ask now, whatever is known already, and keep nothing of it. Raises Blocked, Unreachable, NotAKeySet; the last also for a set without a usable key.
+
+        Also IssuerUnreachable: there was no turn.
+        """
+        async with self._turn(whose):
+            keys, _ = await self._ask(_Source(issuer, jwks_uri))
+        if not keys:
             raise NotAKeySet("Its key set holds no key that this server can use: one with a kid, for ES256, RS256 or Ed25519.")
 
-    async def _refreshed(self, source: _Source, known: _KeySet | None, now: int, whose: str) -> _KeySet:
-        failed, found = self._failed.get(source), None
-        if failed is None or not 0 <= now - failed.at < limits.OUTSIDE_KEYS_RETRY_SECONDS * 1000:
-            with contextlib.suppress(IssuerUnreachable):  # no room to ask: what is known may do
-                found = await self._load(source, whose)
-        if found is not None:
-            return found
-        known = self._known.get(source)
-        if known is None or not 0 <= now - known.loaded_at < limits.OUTSIDE_KEYS_STALE_SECONDS_MAX * 1000:
-            failed = self._failed.get(source)
-            raise IssuerUnreachable(_BUSY if failed is None else failed.reason)
+    def _asked_for(self, source: _Source, whose: str) -> _Known:
+        """What is asked for stays, before others. One organization alone fills no more than its part."""
+        known = self._known.pop(source, None)
+        if known is None:
+            known, own = _Known(whose), [one for one, other in self._known.items() if other.whose == whose]
+            if len(own) >= limits.OUTSIDE_ISSUERS_EACH_MAX:
+                del self._known[own[0]]
+            elif len(self._known) >= self._issuers_max:
+                del self._known[next(iter(self._known))]
+        elif known.whose != whose:
+            known.whose = ""
+        self._known[source] = known
         return known
 
-    async def _load(self, source: _Source, whose: str) -> _KeySet | None:
-        """What the issuer says now, None when that cannot be had. Whoever gives up waiting does not stop it for the others. Raises IssuerUnreachable."""
-        loading = self._loading.get(source)
-        if loading is None:
-            if len(self._loading) >= limits.OUTSIDE_LOADS_MAX or self._places[whose] >= limits.OUTSIDE_LOADS_EACH_MAX:
-                raise IssuerUnreachable(_BUSY)
-            self._places[whose] += 1
-            loading = self._loading[source] = asyncio.create_task(self._fetch(source, whose))
-            loading.add_done_callback(functools.partial(self._loaded, source, whose))
-        return await asyncio.shield(loading)
+    async def _refreshed(self, source: _Source, known: _Known, whose: str) -> Mapping[str, OutsideKey]:
+        """What the issuer says now, or else what it said last, if that is not too long ago. Raises IssuerUnreachable."""
+        reason = known.reason
+        if reason is None or not self._is_within(known.tried_at, limits.OUTSIDE_KEYS_RETRY_SECONDS):
+            try:
+                await self._load(source, known, whose)
+                reason = known.reason
+            except IssuerUnreachable as error:  # no turn to ask: what is known may do
+                reason = error.reason
+        if known.keys is None or (reason is not None and not self._is_within(known.loaded_at, limits.OUTSIDE_KEYS_STALE_SECONDS_MAX)):
+            raise IssuerUnreachable(reason or _BUSY)
+        return known.keys
 
-    def _loaded(self, source: _Source, whose: str, _: "asyncio.Task[_KeySet | None]") -> None:
-        del self._loading[source]
-        self._places -= Counter([whose])
+    def _is_within(self, instant: int, seconds: int) -> bool:
+        """Whether that was so short ago. A clock that was set back does not know."""
+        return 0 <= self._clock() - instant < seconds * 1000
 
-    async def _fetch(self, source: _Source, whose: str) -> _KeySet | None:
-        try:
-            found = await self._ask(source, self._clock(), whose)
-        except (Blocked, Unreachable, NotAKeySet) as error:
-            now = self._clock()  # when it was over: an issuer that hangs is left alone for as long as another
-            self._keep(self._failed, source, _Failure(str(error), now))
-            log.warning("the keys of an issuer cannot be had", extra={"issuer": source.issuer, "jwks_uri": source.jwks_uri, "reason": str(error)})
-            if source in self._known:
-                self._known[source] = replace(self._known[source], tried_at=now)
-            return None
-        self._failed.pop(source, None)
-        self._keep(self._known, source, found)
-        return found
+    async def _load(self, source: _Source, known: _Known, whose: str) -> None:
+        """Ask the issuer; what came of it is in `known`. Whoever gives up waiting does not stop it for the others. Raises IssuerUnreachable when there is no turn."""
+        for is_last in (False, True):
+            begins = known.loading is None
+            if known.loading is None:
+                known.loading = asyncio.create_task(self._fetch(source, known, whose))
+                known.loading.add_done_callback(functools.partial(_loaded, known))
+            try:
+                await asyncio.shield(known.loading)
+            except IssuerUnreachable:
+                if begins or is_last:
+                    raise
+            else:
+                return  # else whoever began had no turn, and it is ours to begin
 
-    async def _ask(self, source: _Source, now: int, whose: str) -> _KeySet:
-        """Raises Blocked, Unreachable, NotAKeySet."""
+    async def _fetch(self, source: _Source, known: _Known, whose: str) -> None:
+        async with self._turn(whose):
+            now, reason = self._clock(), None
+            try:
+                known.keys, fresh_seconds = await self._ask(source)
+                known.loaded_at, known.fresh_until = now, now + fresh_seconds * 1000
+            except (Blocked, Unreachable, NotAKeySet) as error:
+                reason = str(error)
+                if isinstance(error, Unreachable) and error.kind == "busy":
+                    raise IssuerUnreachable(reason) from error  # which says nothing about the issuer
+                log.warning("the keys of an issuer cannot be had", extra={"issuer": source.issuer, "jwks_uri": source.jwks_uri, "reason": reason})
+            known.reason, known.tried_at = reason, self._clock()  # when it was over: an issuer that hangs is left alone for as long as another
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, whose: str) -> AsyncIterator[None]:
+        """Raises IssuerUnreachable when there is none in time."""
+        async with contextlib.AsyncExitStack() as taken:
+            try:
+                async with asyncio.timeout(self._turn_seconds):
+                    await taken.enter_async_context(self._turns.turn(whose))
+            except TimeoutError:
+                raise IssuerUnreachable(_BUSY) from None
+            yield
+
+    async def _ask(self, source: _Source) -> tuple[Mapping[str, OutsideKey], int]:
+        """The usable keys, and for how many seconds they are fresh. Raises Blocked, Unreachable, NotAKeySet."""
         address: object = source.jwks_uri
         is_private = address is None and source.issuer in self._private_issuers  # an address of a tenant's choice never is
         if address is None:
             url = f"{source.issuer.removesuffix('/')}/.well-known/openid-configuration"
-            document, _ = await self._document("Its discovery document", url, whose, anywhere=is_private)
+            document, _ = await self._document("Its discovery document", url, anywhere=is_private)
             address = document.get("jwks_uri")
             if document.get("issuer") != source.issuer:
                 raise NotAKeySet("Its discovery document names another issuer; they are compared letter by letter.")
         if not isinstance(address, str):
             raise NotAKeySet("Its discovery document has no jwks_uri.")
-        answered, answer = await self._document("Its key set", address, whose, anywhere=is_private)
-        return _KeySet(_usable_keys(answered), now, now + _fresh_seconds(answer) * 1000, now)
+        answered, answer = await self._document("Its key set", address, anywhere=is_private)
+        return _usable_keys(answered), _fresh_seconds(answer)
 
-    async def _document(self, what: str, url: str, whose: str, *, anywhere: bool) -> tuple[dict[str, Any], Answer]:
+    async def _document(self, what: str, url: str, *, anywhere: bool) -> tuple[dict[str, Any], Answer]:
         try:
-            answer = await self._outgoing.request("GET", url, headers={"Accept": "application/json"}, tenant=whose, anywhere=anywhere)
+            answer = await self._outgoing.request("GET", url, headers={"Accept": "application/json"}, anywhere=anywhere)
         except (Blocked, Unreachable) as error:
             error.args = (f"{what}: {error}",)
             raise
@@ -184,11 +223,11 @@ class OutsideKeys:
             raise NotAKeySet(f"{what} is no JSON object.")
         return value, answer
 
-    def _keep(self, cache: dict[_Source, Any], source: _Source, value: Any) -> None:
-        cache.pop(source, None)  # the newest stand last
-        if len(cache) >= self._issuers_max:
-            del cache[next(iter(cache))]
-        cache[source] = value
+
+def _loaded(known: _Known, loading: "asyncio.Task[None]") -> None:
+    known.loading = None
+    if not loading.cancelled():
+        loading.exception()  # nobody may have waited for it
 
 
 def _usable_keys(document: Mapping[str, Any]) -> dict[str, OutsideKey]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from agentidp.core import limits
 from agentidp.core.addresses import PORTS, Address, ForbiddenUrl, Target, check_url, is_loopback_address, is_public
 from agentidp.core.lookup import Lookup
+from agentidp.core.shared_turns import SharedTurns
 from agentidp.core.unreachable import Unreachable
 
 if TYPE_CHECKING:
@@ -63,24 +64,14 @@ class Bounds:
 
 
 @dataclass(slots=True)
-class _Share:
-    """A tenant's part of an origin's turns. `users` counts those who wait for a turn, too."""
-
-    turns: asyncio.Semaphore
-    users: int = 0
-
-
-@dataclass(slots=True)
 class _Origin:
-    """A scheme, host and port that is in use. Many tenants may have their receivers there. `users` as above.
+    """A scheme, host and port that is in use. Many tenants may have their receivers there.
 
     What is connected to anywhere is an origin of its own: its connections are nobody else's.
     """
 
     key: tuple[str, str, int, bool]
-    turns: asyncio.Semaphore
-    users: int = 0
-    shares: dict[str, _Share] = field(default_factory=dict)
+    turns: SharedTurns
     kept: list["Wire"] = field(default_factory=list)
 
 
@@ -151,24 +142,17 @@ class Outgoing:
     async def _turn(self, target: Target, tenant: str) -> AsyncIterator[_Origin]:
         """Raises Unreachable when there are too many requests at once, of this tenant to this origin, to the origin, or in all."""
         key = (target.scheme, target.host, target.port, target.is_anywhere)
-        origin = self._origins.setdefault(key, _Origin(key, asyncio.Semaphore(self._bounds.requests_each)))
-        share = origin.shares.setdefault(tenant, _Share(asyncio.Semaphore(self._bounds.requests_of_one)))
-        origin.users += 1
-        share.users += 1
+        origin = self._origins.setdefault(key, _Origin(key, SharedTurns(self._bounds.requests_each, self._bounds.requests_of_one)))
         try:
             async with contextlib.AsyncExitStack() as taken:
                 try:
                     async with asyncio.timeout(self._bounds.turn_seconds):
-                        for turns in (share.turns, origin.turns, self._turns):
-                            await taken.enter_async_context(turns)
+                        await taken.enter_async_context(origin.turns.turn(tenant))
+                        await taken.enter_async_context(self._turns)
                 except TimeoutError:
                     raise Unreachable("busy", "Too many requests are under way.") from None
                 yield origin
         finally:
-            origin.users -= 1
-            share.users -= 1
-            if not share.users:
-                del origin.shares[tenant]
             self._tidy(origin)
 
     async def _exchange(self, origin: _Origin, target: Target, request: "Request") -> "Received":
@@ -257,5 +241,5 @@ class Outgoing:
         self._tidy(origin)
 
     def _tidy(self, origin: _Origin) -> None:
-        if not origin.users and not origin.kept and self._origins.get(origin.key) is origin:
+        if origin.turns.is_unused and not origin.kept and self._origins.get(origin.key) is origin:
             del self._origins[origin.key]
