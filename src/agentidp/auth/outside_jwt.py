@@ -73,6 +73,8 @@ def read_outside(unverified_token: str, types: Collection[str]) -> UnverifiedOut
 async def verify_outside(unverified: UnverifiedOutside, keys: OutsideKeys, clock: Clock, *, whose: str, jwks_uri: str | None = None) -> OutsideToken:
     """`now` in milliseconds; without `jwks_uri` the issuer is asked where its keys are. Raises InvalidToken, IssuerUnreachable. Ask only for an issuer that somebody trusts: its server is called."""
     token, key_id = unverified.token, unverified.token.header.get("kid")
+    if not isinstance(key_id, str) or not key_id:
+        raise InvalidToken("kid is missing")
     key = await keys.find(unverified.issuer, key_id, whose=whose, jwks_uri=jwks_uri)
     if key is None:
         raise InvalidToken("unknown key")

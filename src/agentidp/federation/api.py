@@ -170,10 +170,10 @@ async def verify(request: Request, body: VerifyRequest) -> Verification:
 def _require_sound(request: Request, patch: dict[str, Any]) -> None:
     """Raises InvalidFields, InvalidAddress."""
     instance = instance_of(request)
-    require_sound(patch, own_issuer=instance.settings.issuer, own_organization_id=caller_of(request).organization_id, now=instance.clock())
     for field, url in {"issuer": patch.get("issuer"), "jwksUri": patch.get("jwks_uri")}.items():
         try:
             if url is not None:
                 check_url(url, allow_loopback=instance.settings.webhooks.allow_loopback)
         except ForbiddenUrl as error:
             raise InvalidAddress(field, str(error), error.reason) from error
+    require_sound(patch, own_issuer=instance.settings.issuer, own_organization_id=caller_of(request).organization_id, now=instance.clock())

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+from uuid import UUID
 
 from agentidp.core import limits
 from agentidp.core.errors import Conflict, InvalidFields, NotFound, Problem
@@ -78,13 +80,13 @@ def partner_status(stored: str, expires_at: int | None, now: int) -> PartnerStat
 
 
 def require_sound(patch: Mapping[str, Any], *, own_issuer: str, own_organization_id: str, now: int) -> None:
-    """Raises InvalidFields for a partner that could pass for somebody of this server, or is over before it begins. `patch` by column."""
+    """Raises InvalidFields for a partner that could pass for somebody of this server, or is over before it begins. `patch` by column; its addresses may be called."""
     wrong, issuer = list[tuple[str, str]](), patch.get("issuer", "")
     if "?" in issuer or "#" in issuer:
         wrong.append(("issuer", "must have no query and no fragment"))
-    if f"{issuer.lower()}/".startswith(f"{own_issuer.lower()}/"):
+    if issuer and _at(issuer) == _at(own_issuer):  # which is an origin
         wrong.append(("issuer", "is this server's own: its tokens are introspected"))
-    if own_organization_id in (name.lower() for name in patch.get("allowed_organizations", ())):
+    if any(_is_id(name, own_organization_id) for name in patch.get("allowed_organizations", ())):
         wrong.append(("allowedOrganizations", "names your own organization, for which no partner speaks"))
     expires_at = patch.get("expires_at")
     if expires_at is not None and expires_at <= now:
@@ -102,16 +104,19 @@ def wrong_with_audience(audiences: Collection[str], expected: str | None, own: C
     return None
 
 
-def organization_of(claims: Mapping[str, Any]) -> object:
-    """The partner's organization that the token speaks for; None when it says nothing. May be anything, as it is a claim."""
+def organization_of(claims: Mapping[str, Any]) -> str | None:
+    """The partner's organization that the token speaks for; None when it says nothing. Only for claims with which nothing is wrong."""
     return next((claims[name] for name in ORGANIZATION_CLAIMS if name in claims), None)
 
 
-def wrong_with_organization(named: object, allowed: Collection[str], own_organization_id: str) -> str | None:
-    if named is not None and (not isinstance(named, str) or not named):
+def wrong_with_organization(claims: Mapping[str, Any], allowed: Collection[str], own_organization_id: str) -> str | None:
+    """None of the claims may name the organization that asks, in any spelling of its id, whichever of them counts: somebody may read another."""
+    said = [claims[name] for name in ORGANIZATION_CLAIMS if name in claims]
+    if not all(isinstance(one, str) and one for one in said):
         return "the claim of the organization is not text"
-    if isinstance(named, str) and named.lower() == own_organization_id:
+    if any(_is_id(one, own_organization_id) for one in said):
         return "the token claims to be of your own organization, for which no partner speaks"
+    named = organization_of(claims)
     if allowed and named not in allowed:
         return (
             "the token's organization is none of the partner's allowedOrganizations"
@@ -119,3 +124,17 @@ def wrong_with_organization(named: object, allowed: Collection[str], own_organiz
             else "the token names no organization, and the partner's are limited"
         )
     return None
+
+
+def _is_id(text: str, organization_id: str) -> bool:
+    """Whether the text is that id, however it is written (RFC 9562 section 4)."""
+    try:
+        return UUID(text.strip()) == UUID(organization_id)
+    except ValueError:
+        return False
+
+
+def _at(issuer: str) -> tuple[str | None, int | None]:
+    """Host and port. `issuer` is a sound address."""
+    parts = urlsplit(issuer)
+    return parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)

@@ -11,7 +11,7 @@ from agentidp.auth.outside_jwt import UnverifiedOutside, read_outside, verify_ou
 from agentidp.auth.outside_keys import NotAKeySet
 from agentidp.core import limits
 from agentidp.core.caller import Caller
-from agentidp.core.errors import InvalidAddress
+from agentidp.core.errors import InvalidAddress, Unavailable
 from agentidp.core.http import printable
 from agentidp.core.outgoing import Blocked, Unreachable
 from agentidp.federation.actions import record_verification
@@ -73,24 +73,25 @@ async def _partner(instance: Instance, caller: Caller, unverified: UnverifiedOut
 
 
 async def _verified(instance: Instance, caller: Caller, unverified: UnverifiedOutside, partner: Partner, expected: Expected) -> Verification:
-    """Raises InvalidToken, IssuerUnreachable."""
+    """Raises InvalidToken, IssuerUnreachable, Unavailable."""
     if partner.status != "active":
         raise InvalidToken(f"the partner is {partner.status}")
     token = await verify_outside(unverified, instance.outside_keys, instance.clock, whose=caller.organization_id, jwks_uri=partner.jwks_uri)
-    partner = await _partner(instance, caller, unverified, expected)  # as it is now: asking for its keys may have taken long
-    if partner.status != "active":
-        raise InvalidToken(f"the partner is {partner.status}")
+    now = await _partner(instance, caller, unverified, expected)  # asking for its keys may have taken long
+    if now.status != "active":
+        raise InvalidToken(f"the partner is {now.status}")
+    if (now.partner_id, now.jwks_uri) != (partner.partner_id, partner.jwks_uri):  # other keys are asked for next time
+        raise Unavailable("The partner has been changed meanwhile; nothing was done. Please try again.")
     own = instance.settings.issuer, organization_audience(instance.settings.issuer, caller.organization_id)
-    organization = organization_of(token.claims)
     reason = wrong_with_audience(unverified.audiences, expected.audience, own)
-    reason = reason or wrong_with_organization(organization, partner.allowed_organizations, caller.organization_id)
+    reason = reason or wrong_with_organization(token.claims, now.allowed_organizations, caller.organization_id)
     if reason is not None:
         raise InvalidToken(reason)
     return Verification(
         valid=True,
-        partner_id=partner.partner_id,
+        partner_id=now.partner_id,
         issuer=token.issuer,
         subject=token.subject,
-        organization_id=organization if isinstance(organization, str) else None,
+        organization_id=organization_of(token.claims),
         claims=token.claims,
     )
