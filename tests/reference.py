@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from collections.abc import Iterable
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import NoneType, UnionType
@@ -20,6 +21,7 @@ from agentidp.core import limits
 from agentidp.core.config import PREFIX, Settings
 from agentidp.core.errors import Problem
 from agentidp.documents import build_openapi
+from agentidp.policies.providers import PROVIDERS, VERIFIED, Provider
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 ISSUER = "http://127.0.0.1:3000"
@@ -42,6 +44,7 @@ def reference() -> dict[str, str]:
         "errors.md": errors(),
         "cli.md": cli(),
         "limits.md": bounds(),
+        "claims.md": claims(),
         "openapi.json": json.dumps(json.loads(build_openapi(list(ROUTES), ISSUER)), indent=2, ensure_ascii=False) + "\n",
     }
 
@@ -148,6 +151,46 @@ def bounds() -> str:
         for name, reason in re.findall(r"^([A-Z_0-9]+): Final = [^#\n]+(?:# (.*))?$", source, re.MULTILINE)
     ]
     return _NOTE + "# Limits\n\nBounds that are not settings; the last words of a name are its unit.\n\n" + table(["Name", "Value", "Reason"], rows)
+
+
+def claims() -> str:
+    """What trust policies know about each provider's tokens."""
+    text = (
+        "# Claims\n\nWhat the tokens of each provider must hold, and which of their claims a condition of a trust policy may name.\n\n"
+        "- Conditions see text only. A claim that is a number, a boolean or a list is as good as absent, and so is one inside of an object. Only with kubernetes are those\n"
+        "  inside of `kubernetes.io` seen, by their path: `kubernetes.io/pod/name`.\n"
+        f"- {_names(VERIFIED)} are checked for every token, and no condition can be about them.\n"
+        "- The token's header names its key as `kid`, and the issuer's key set has a key with that `kid`.\n"
+    )
+    return _NOTE + text + "".join(f"\n## {name}\n\n{table(['What', 'Claims'], _facts(provider))}" for name, provider in PROVIDERS.items())
+
+
+def _facts(provider: Provider) -> list[list[str]]:
+    """A row for each thing that is known about the provider."""
+    trusted = [f"`repository`, which is the claim `{provider.repository}`"] if provider.repository else []
+    trusted += [f"a condition on `{claim}`: `equals`, `in`" + (" or `prefix`" if claim == "sub" else "") for claim in sorted(provider.anchors)]
+    branch = [
+        f"`{claim}` is `{form.replace('{}', '<branch>')}`" + (", where the token has it" * (claim == provider.absent_on_branch))
+        for claim, form in provider.branch
+    ]
+    partners = [f"one on `{claim}` needs one on `{partner}`, or `branch`, beside it" for claim, partner in (provider.partners or {}).items()]
+    rows = {
+        "Every token has, as text": _names({*provider.required, *(["jti"] if provider.has_token_id else [])}),
+        "A condition may name": "any other claim that is text" if provider.known is None else _names(provider.known),
+        "A policy must fix one of": "; ".join(trusted),
+        "Recorded at first use of a `repository`": _names(provider.repository_ids or ()),
+        "`branch` means": " and ".join(branch),
+        "Conditions that need another": "; ".join(partners),
+        "Prefixes that are everybody's, and refused": _names(provider.too_wide),
+        f"Refused unless a condition on `{provider.event}` names it": _names(provider.events_to_name),
+        f"Always refused as `{provider.event}`": _names(provider.events_refused),
+        f"`{provider.workflow}` of another repository": "refused unless a condition names it" if provider.workflow else "",
+    }
+    return [[name, value] for name, value in rows.items() if value]
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
 
 
 if __name__ == "__main__":

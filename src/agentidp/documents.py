@@ -25,6 +25,15 @@ _PAGE = """<!doctype html>
 <body><div id="reference"></div><script src="/docs/swagger-ui-bundle.js"></script><script src="/docs/start.js"></script></body></html>
 """
 _START = 'SwaggerUIBundle({url: "/openapi.json", dom_id: "#reference", deepLinking: true, validatorUrl: null});\n'
+_ISSUING = {"issueToken", "exchangeToken"}  # where a proof binds the token that is asked for, whoever asks
+_PROOF = {
+    "name": "DPoP",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "A proof that the client holds a private key (RFC 9449 section 5); the token is bound to that key.",
+}
+_NONCE = {"schema": {"type": "string"}, "description": "The nonce of the next proof (RFC 9449 section 8). On every answer to a request with the header `DPoP`."}
 _ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
 
 
@@ -67,16 +76,23 @@ def build_openapi(routes: list[APIRoute], issuer: str) -> bytes:
             "type": "http",
             "scheme": "bearer",
             "bearerFormat": "JWT",
-            "description": "An access token from `POST /api/v1/token`; one that is bound to a key goes "
-            "with `Authorization: DPoP` and a proof in the header `DPoP` (RFC 9449) instead.",
+            "description": "An access token from `POST /api/v1/token`.",
+        },
+        "dpop": {
+            "type": "http",
+            "scheme": "DPoP",
+            "description": "An access token that is bound to a key, with a proof in the header `DPoP` (RFC 9449 section 7.1): made for this request and this token, and with "
+            "the nonce of the last answer's `DPoP-Nonce`.",
         },
         "basic": {"type": "http", "scheme": "basic", "description": "client_id and client_secret."},
     }
+    document["components"] |= {"headers": {"DPoP-Nonce": _NONCE}}
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
     for operations in document["paths"].values():
         for operation in operations.values():
             _put_right(operation)
+            _add_dpop(operation)
     return msgspec.json.encode(document)
 
 
@@ -91,3 +107,15 @@ def _put_right(operation: dict[str, Any]) -> None:
         schema = parameter["schema"]
         if "anyOf" in schema:  # an optional parameter is absent, never null
             parameter["schema"] = next(option for option in schema["anyOf"] if option != {"type": "null"}) | {"title": schema["title"]}
+
+
+def _add_dpop(operation: dict[str, Any]) -> None:
+    """Where a bearer token will do, a bound one will, with a proof; and where tokens are issued, a proof binds them."""
+    takes_bearer, is_issuing = {"bearer": []} in operation["security"], operation["operationId"] in _ISSUING
+    if takes_bearer:
+        operation["security"].append({"dpop": []})
+    if is_issuing:
+        operation.setdefault("parameters", []).append(_PROOF)
+    for status, response in operation["responses"].items():
+        if (takes_bearer or is_issuing) and (status.startswith("2") or status in {"400", "401"}):
+            response.setdefault("headers", {})["DPoP-Nonce"] = {"$ref": "#/components/headers/DPoP-Nonce"}

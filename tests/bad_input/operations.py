@@ -43,8 +43,8 @@ class Operation:
 
     @property
     def is_guarded(self) -> bool:
-        """Whether a bearer token is the only way in."""
-        return self.definition.get("security") == [{"bearer": []}]
+        """Whether an access token is the only way in."""
+        return self.definition.get("security") == [{"bearer": []}, {"dpop": []}]
 
     def path(self, ids: dict[str, str] | None = None) -> str:
         """The path with these ids; an id that is not given is one that nothing has."""

@@ -83,14 +83,25 @@ def test_names_its_scope(operation: dict[str, Any]) -> None:
     scope, security = operation["x-scope"], operation["security"]
     assert scope in {*SCOPES, "any token", "client", "public"}
     if scope == "public":
-        assert security in ([], [{}, {"bearer": []}])
+        assert security in ([], [{}, {"bearer": []}, {"dpop": []}])
     elif scope == "client":
         assert {"basic": []} in security
         assert {} in security
     else:
-        assert security == [{"bearer": []}]
+        assert security == [{"bearer": []}, {"dpop": []}]
         assert {"401", "403"} <= operation["responses"].keys()
     assert {name for entry in security for name in entry} <= DOCUMENT["components"]["securitySchemes"].keys()
+
+
+@each_operation
+def test_offers_dpop(operation: dict[str, Any]) -> None:
+    """RFC 9449: a bound token wherever a bearer token will do, a proof where tokens are issued, and the next nonce in the answers of both."""
+    is_issuing, takes_bearer = operation["operationId"] in {"issueToken", "exchangeToken"}, {"bearer": []} in operation["security"]
+    assert ({"dpop": []} in operation["security"]) == takes_bearer
+    assert ("DPoP" in {parameter["name"] for parameter in operation.get("parameters", ())}) == is_issuing
+    with_nonce = {status for status, response in operation["responses"].items() if "DPoP-Nonce" in response.get("headers", {})}
+    expected = {status for status in operation["responses"] if status.startswith("2") or status in {"400", "401"}}
+    assert with_nonce == (expected if is_issuing or takes_bearer else set())
 
 
 @each_operation
@@ -150,7 +161,7 @@ def test_oauth_endpoints_behave_as_documented(server: RunningServer, tenant: Ten
     }
     with server.client() as client:
         for operation_id, offered in ways.items():
-            assert len(offered) == len(OPERATIONS[operation_id]["security"])
+            assert len(offered) == len([way for way in OPERATIONS[operation_id]["security"] if way != {"dpop": []}])  # bound tokens are tested with DPoP
             for headers, credentials in offered:
                 body = {"grant_type": "client_credentials"} if operation_id == "issueToken" else {"token": agent.token()}
                 assert client.post(ROUTE_OF[operation_id].path, headers=headers, data=body | credentials).status_code == 200

@@ -168,7 +168,7 @@ class WebhookSettings(_Section):
     allow_loopback: bool = Field(
         False,
         description="Let tenants name http addresses of the machine itself, at any port: for development, and refused in production. "
-        "It holds for every address that a tenant gives.",
+        "It holds for every address that a tenant gives: of webhooks, of the issuers of trust policies, of partners and of agents' key sets.",
     )
 
 

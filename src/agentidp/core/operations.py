@@ -23,8 +23,8 @@ from agentidp.core.resources import ErrorResponse, OAuthErrorResponse
 
 ALWAYS: tuple[type[Problem], ...] = (Invalid, UriTooLong, HeadersTooLarge, Problem, Unavailable)
 _WITH_BODY: tuple[type[Problem], ...] = (PayloadTooLarge, UnsupportedMediaType)
-_CHALLENGE = {"WWW-Authenticate": {"description": "RFC 6750 challenge", "schema": {"type": "string"}}}
-_RETRY = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer"}}}
+_CHALLENGE = {"WWW-Authenticate": {"description": "RFC 6750 challenge", "required": True, "schema": {"type": "string"}}}
+_RETRY = {"Retry-After": {"description": "Seconds to wait", "required": True, "schema": {"type": "integer"}}}
 
 
 def secured(

@@ -162,7 +162,10 @@ async def remove(request: Request, partner_id: PartnerPath) -> Response:
 
 @router.post("/verify", operation_id="verifyPartnerToken", **secured("policies:read", body=True))
 async def verify(request: Request, body: VerifyRequest) -> Verification:
-    """Say whether a token is a partner's, and good now. A bad one is an answer, not an error; only when the partner's keys cannot be had is it 503."""
+    """Say whether a token is a partner's, and good now. A bad one is an answer, not an error; only when the partner's keys cannot be had is it 503.
+
+    It names the partner's key as `kid`.
+    """
     expected = verifying.Expected(body.expected_issuer, body.expected_audience)
     return Verification.model_validate(await verifying.verify(instance_of(request), caller_of(request), body.token, expected))
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 ProviderName = Literal["github", "gitlab", "kubernetes", "oidc"]
 
 # What verification has looked at already. `sub` of GitHub and GitLab is refused, too: its format is the repository's to choose, and changed for all on 2026-07-15.
-_VERIFIED = frozenset({"iss", "aud", "exp", "nbf", "iat", "jti"})
+VERIFIED: Final = frozenset({"iss", "aud", "exp", "nbf", "iat", "jti"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ PROVIDERS: Final[Mapping[ProviderName, Provider]] = {"github": _GITHUB, "gitlab"
 
 def is_condition_allowed(provider: Provider, claim: str) -> bool:
     """Whether a condition on that claim says something that is not looked at anyway."""
-    return claim not in _VERIFIED and (provider.known is None or claim in provider.known)
+    return claim not in VERIFIED and (provider.known is None or claim in provider.known)
 
 
 def texts_of(name: ProviderName, claims: Mapping[str, Any]) -> dict[str, str]:

@@ -193,7 +193,7 @@ async def token(request: Request) -> Response:
 async def exchange(request: Request, body: ExchangeRequest) -> Response:
     """Exchange another issuer's token for an access token: GitHub Actions', GitLab's, a Kubernetes cluster's.
 
-    Which one is good for what, the trust policies of the organization say that its audience names. Each is good once.
+    Which one is good for what, the trust policies of the organization say that its audience names. Each is good once. It names its issuer's key as `kid`.
     """
     scope = requested_scope({} if body.scope is None else {"scope": [body.scope]})
     return JsonResponse(await outside.exchange(request, body.token, outside.Wanted("oidc", body.agent_id, scope)), headers=NO_STORE)
