@@ -12,7 +12,7 @@ from tests.bad_input.operations import FORM, WITH_FORM, Operation
 from agentidp.core import limits
 
 NAMES = {operation.template: [*operation.definition["requestBody"]["content"][FORM]["schema"]["properties"]] for operation in WITH_FORM}
-REPEATABLE = {"resource"}
+REPEATABLE = {"resource", "audience"}
 
 
 def good_form(target: Target) -> dict[str, str]:
@@ -165,7 +165,7 @@ def test_missing_and_empty_parameters_are_the_same(target: Target, operation: Op
         assert target.call(operation, data=good_form(target) | {name: ""}).status_code == 401, name
 
 
-OF_OTHER_GRANTS = {"assertion", "subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type"}
+OF_OTHER_GRANTS = {"assertion", "audience", "subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type"}
 HOSTILE = ["\x00", "a\x00b", "\r\nX-Injected: 1", "\u202e", "'; DROP TABLE agents; --", "[]", "null", "{}", "%", "%00", "ſcope", "𝟙", "x" * 20_000, " ", "+"]
 
 
