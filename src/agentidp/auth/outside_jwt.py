@@ -12,6 +12,7 @@ from agentidp.auth.jws import InvalidToken, UnverifiedToken, parse_unverified, v
 from agentidp.auth.outside_keys import OutsideKeys
 from agentidp.core import limits
 from agentidp.core.clock import Clock
+from agentidp.ledger.entries import OneTime
 
 # GitHub and Microsoft name their certificate beside the key. A thumbprint is no key and no place to get one; everything else that points to keys is refused.
 _THUMBPRINTS: Final = frozenset({"x5t", "x5t#S256"})
@@ -24,6 +25,7 @@ class UnverifiedOutside:
 
     token: UnverifiedToken
     issuer: str
+    key_id: str
     audiences: tuple[str, ...]
 
     @property
@@ -60,6 +62,9 @@ def read_outside(unverified_token: str, types: Collection[str]) -> UnverifiedOut
     kind = token.header.get("typ", "jwt")
     if not isinstance(kind, str) or kind.lower() not in types:
         raise InvalidToken("typ is not JWT")
+    key_id = token.header.get("kid")
+    if not isinstance(key_id, str) or not key_id:
+        raise InvalidToken("kid is missing")
     audience = token.payload.get("aud", [])
     audiences = audience if isinstance(audience, list) else [audience]
     if len(audiences) > limits.RESOURCES_MAX or not all(isinstance(one, str) for one in audiences):
@@ -67,19 +72,27 @@ def read_outside(unverified_token: str, types: Collection[str]) -> UnverifiedOut
     issuer = token.payload.get("iss")
     if not isinstance(issuer, str) or not issuer:
         raise InvalidToken("iss is not text")
-    return UnverifiedOutside(token, issuer, tuple(audiences))
+    return UnverifiedOutside(token, issuer, key_id, tuple(audiences))
+
+
+async def require_signature(unverified: UnverifiedOutside, keys: OutsideKeys, *, whose: str, jwks_uri: str | None = None) -> None:
+    """Without `jwks_uri` the issuer is asked where its keys are. Raises InvalidToken, IssuerUnreachable. Ask only for an issuer that somebody trusts: its server is called."""
+    key = await keys.find(unverified.issuer, unverified.key_id, whose=whose, jwks_uri=jwks_uri)
+    if key is None:
+        raise InvalidToken("unknown key")
+    verify_signature(key.algorithm, key.key, unverified.token)
 
 
 async def verify_outside(unverified: UnverifiedOutside, keys: OutsideKeys, clock: Clock, *, whose: str, jwks_uri: str | None = None) -> OutsideToken:
-    """`now` in milliseconds; without `jwks_uri` the issuer is asked where its keys are. Raises InvalidToken, IssuerUnreachable. Ask only for an issuer that somebody trusts: its server is called."""
-    token, key_id = unverified.token, unverified.token.header.get("kid")
-    if not isinstance(key_id, str) or not key_id:
-        raise InvalidToken("kid is missing")
-    key = await keys.find(unverified.issuer, key_id, whose=whose, jwks_uri=jwks_uri)
-    if key is None:
-        raise InvalidToken("unknown key")
-    verify_signature(key.algorithm, key.key, token)
-    claims, now_seconds = token.payload, clock() // 1000  # after its issuer was asked, which may take long
+    """Signature and claims, by the time after its issuer was asked, which may take long. Raises what `require_signature` does."""
+    await require_signature(unverified, keys, whose=whose, jwks_uri=jwks_uri)
+    return require_claims(unverified, clock())
+
+
+def require_claims(unverified: UnverifiedOutside, now: int) -> OutsideToken:
+    """What every token must say, of one whose signature is right. `now` in milliseconds. Raises InvalidToken."""
+    token, now_seconds = unverified.token, now // 1000
+    claims = token.payload
     subject, token_id = claims.get("sub"), claims.get("jti")
     if not isinstance(subject, str) or not subject:
         raise InvalidToken("sub is not text")
@@ -102,3 +115,8 @@ def _seconds(claims: Mapping[str, Any], name: str) -> int:
     if type(value) is not int:
         raise InvalidToken(f"{name} is not an integer")
     return value
+
+
+def outside_jti(token: OutsideToken) -> OneTime:
+    """What is used up with it."""
+    return OneTime.of("outside_jti", *token.one_time_parts, issued_at=token.issued_at * 1000, expires_at=token.expires_at * 1000)

@@ -11,8 +11,10 @@ from agentidp.core.ids import new_id
 from agentidp.credentials.actions import generate_policy_credential, renew_policy_credentials, revoke_policy_credential
 from agentidp.db.schema import trust_policies
 from agentidp.db.unit import Tx
+from agentidp.ledger.entries import OneTime
+from agentidp.ledger.one_time import was_used
 from agentidp.policies.queries import count_policies, get_policy, lock_organization
-from agentidp.policies.rules import NewPolicy, Policy, TooManyPolicies
+from agentidp.policies.rules import NewPolicy, OutsideTokenReplayed, Policy, TooManyPolicies
 
 _REGISTERS: Final = frozenset({"agents:write"})  # what a policy without agent gives away, once for each token
 
@@ -27,6 +29,7 @@ def create_policy(tx: Tx, new: NewPolicy) -> Policy:
     if count_policies(tx) >= limits.TRUST_POLICIES_MAX:
         raise TooManyPolicies
     policy_id, credential_id = new_id(tx.now), None
+    repository_id, repository_owner_id = _numbers(tx, new.provider, new.issuer, new.repository) or (None, None)
     if new.agent_id is None:
         require_grantable(_REGISTERS | (DEFAULT_SCOPES if new.scopes is None else new.scopes), tx.caller.scopes)
     else:
@@ -45,6 +48,8 @@ def create_policy(tx: Tx, new: NewPolicy) -> Policy:
             agent_id=new.agent_id,
             scopes=None if new.scopes is None else to_text(new.scopes),
             credential_id=credential_id,
+            repository_id=repository_id,
+            repository_owner_id=repository_owner_id,
             created_at=tx.now,
             updated_at=tx.now,
         )
@@ -65,11 +70,32 @@ def delete_policy(tx: Tx, policy_id: str) -> None:
     tx.record("policy.deleted", "policy", policy_id, agentId=policy.agent_id)
 
 
-def record_repository(tx: Tx, policy_id: str, repository_id: str, repository_owner_id: str) -> Policy:
-    """Let the policy's repository be this one for good, unless it is another already: the first to come decides. Raises PolicyNotFound."""
-    mine = sa.and_(trust_policies.c.organization_id == tx.caller.organization_id, trust_policies.c.policy_id == policy_id)
-    numbers = {"repository_id": repository_id, "repository_owner_id": repository_owner_id}
-    recorded = tx.run(sa.update(trust_policies).where(mine, trust_policies.c.repository_id.is_(None)).values(**numbers, updated_at=tx.now))
-    if recorded.rowcount:
-        tx.record("policy.repository_recorded", "policy", policy_id, repositoryId=repository_id, repositoryOwnerId=repository_owner_id)
+def record_repository(tx: Tx, policy_id: str, numbers: tuple[str, ...], unused: OneTime | None = None) -> Policy:
+    """Let the repository that the policy names be the one with these numbers (its own, its owner's) for good, in all of the organization's policies.
+
+    Unless one has it as another: the first to come decides. Raises PolicyNotFound, and OutsideTokenReplayed for a token whose one-time value is not `unused`: it
+    decides nothing.
+    """
+    lock_organization(tx)
+    policy = get_policy(tx, policy_id)
+    if unused is not None and was_used(tx, unused):
+        raise OutsideTokenReplayed
+    known = _numbers(tx, policy.provider, policy.issuer, policy.repository)
+    columns = dict(zip(("repository_id", "repository_owner_id"), known or numbers, strict=True))
+    same = _of_repository(tx, policy.provider, policy.issuer, policy.repository)
+    tx.run(sa.update(trust_policies).where(same, trust_policies.c.repository_id.is_(None)).values(**columns, updated_at=tx.now))
+    if known is None:
+        tx.record("policy.repository_recorded", "policy", policy_id, repositoryId=numbers[0], repositoryOwnerId=numbers[1])
     return get_policy(tx, policy_id)
+
+
+def _numbers(tx: Tx, provider: str, issuer: str, repository: str | None) -> tuple[str, str] | None:
+    """Those of the repository, once a policy of the organization that names it has been used."""
+    columns, same = (trust_policies.c.repository_id, trust_policies.c.repository_owner_id), _of_repository(tx, provider, issuer, repository)
+    row = None if repository is None else tx.one(sa.select(*columns).where(same, columns[0].is_not(None)).order_by(trust_policies.c.policy_id).limit(1))
+    return None if row is None else (row.repository_id, row.repository_owner_id)
+
+
+def _of_repository(tx: Tx, provider: str, issuer: str, repository: str | None) -> sa.ColumnElement[bool]:
+    of = trust_policies.c
+    return sa.and_(of.organization_id == tx.caller.organization_id, of.provider == provider, of.issuer == issuer, of.repository == repository)

@@ -250,9 +250,10 @@ def is_satisfied(policy: Policy, claims: Mapping[str, str], audience: str) -> bo
     return all(check.is_met for check in checks(policy, claims, audience))
 
 
-def needs_recording(policy: Policy) -> bool:
-    """Whether the repository's numbers are still to be recorded: at the first use of a policy that names it."""
-    return policy.repository is not None and PROVIDERS[policy.provider].repository_ids is not None and policy.repository_id is None
+def numbers_to_record(policy: Policy, claims: Mapping[str, str]) -> tuple[str, ...]:
+    """The numbers of the repository and its owner that are still to be recorded, at the first use of a policy that names it; `claims` satisfy the policy."""
+    named = PROVIDERS[policy.provider].repository_ids if policy.repository is not None and policy.repository_id is None else None
+    return tuple(claims[claim] for claim in named or ())
 
 
 def choose(matching: Sequence[Policy], agent_id: str | None) -> Policy:

@@ -3,6 +3,7 @@
 What is decided on a snapshot returns an entry for the ledger; what changes rows is a unit of work.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import msgspec
 import sqlalchemy as sa
 
 from agentidp.agents import actions as agent_actions
+from agentidp.auth.dpop import DPOP_PROOF, invalid_proof
 from agentidp.auth.jwt import VerifiedClaims
 from agentidp.auth.scopes import REGISTRATION_SCOPE, granted_scopes, to_text
 from agentidp.core import limits
@@ -23,8 +25,9 @@ from agentidp.db.schema import revoked_tokens
 from agentidp.db.unit import Tx
 from agentidp.ledger.entries import Entry, Event, OneTime, SecretSnapshot, Snapshot
 from agentidp.ledger.one_time import claim_once
+from agentidp.policies.actions import record_repository
 from agentidp.policies.queries import find_status, get_policy
-from agentidp.policies.rules import OutsideTokenInvalid, OutsideTokenReplayed, Policy
+from agentidp.policies.rules import NoPolicyMatches, OutsideTokenInvalid, OutsideTokenReplayed, Policy
 from agentidp.tokens.rules import InvalidClient, IssuedToken, NotYourToken, UnauthorizedClient, expiry
 
 
@@ -120,20 +123,26 @@ def issue_token(
     return Entry(client, "tokensIssued", event, used=_is_use_due(client, now), essential=OPERATOR_SCOPE in scopes, once=basis.once), token
 
 
-def issue_registration_token(tx: Tx, policy: Policy, basis: Basis, audience: str) -> IssuedToken:
-    """A token of the policy that registers one agent: see `auth.registration`.
+def issue_registration_token(tx: Tx, policy: Policy, basis: Basis, audience: str, numbers: tuple[str, ...]) -> IssuedToken:
+    """A token of the policy that registers one agent: see `auth.registration`. `numbers` of the repository, if they are to be recorded.
 
-    Raises OutsideTokenInvalid, OutsideTokenReplayed, PolicyNotFound, UnauthorizedClient.
+    Raises OutsideTokenInvalid, OutsideTokenReplayed, InvalidProof, PolicyNotFound, NoPolicyMatches, UnauthorizedClient.
     """
-    if not all(claim_once(tx, value) for value in basis.once):
-        raise OutsideTokenReplayed(audit=[AuditEntry("auth.failed", "failure", "policy", policy.policy_id, metadata={"reason": "token used before"})])
+    refusal = functools.partial(exchange_refused, policy, policy.organization_id)
+    for value in basis.once:
+        if not claim_once(tx, value):
+            raise invalid_proof("used before") if value.kind == DPOP_PROOF else OutsideTokenReplayed(audit=[refusal("token used before")])
     get_policy(tx, policy.policy_id)
     if find_status(tx) != "active":
-        raise UnauthorizedClient(audit=[AuditEntry("access.denied", "failure", "policy", policy.policy_id, metadata={"reason": "organization is not active"})])
+        raise UnauthorizedClient(audit=[refusal("organization is not active")])
+    if numbers:
+        recorded = record_repository(tx, policy.policy_id, numbers)
+        if (recorded.repository_id, recorded.repository_owner_id) != numbers:
+            raise NoPolicyMatches(audit=[refusal("another repository of that name")])
     issued_at, token_id, mine = tx.now // 1000, new_id(tx.now), policy.policy_id
     expires_at = min(issued_at + limits.REGISTRATION_TOKEN_SECONDS_MAX, basis.expires_at or 0)
     if expires_at <= issued_at:
-        raise OutsideTokenInvalid("The token is not accepted: expired.")
+        raise OutsideTokenInvalid("The token is not accepted: expired.", audit=[refusal("expired")])
     metadata = {"expiresAt": to_rfc3339(expires_at * 1000), "scope": REGISTRATION_SCOPE, **basis.metadata}
     tx.entries.append(AuditEntry(basis.action, "success", "token", token_id, metadata=metadata))
     return IssuedToken(policy.organization_id, mine, mine, token_id, 0, REGISTRATION_SCOPE, (audience,), issued_at, expires_at)

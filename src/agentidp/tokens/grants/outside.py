@@ -4,6 +4,7 @@ In this order: whose is it by what it says, does anybody there trust its issuer,
 same transaction as what is issued for it.
 """
 
+import functools
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
@@ -16,14 +17,14 @@ from agentidp.auth.dpop import DPOP_PROOF, Proof, invalid_proof, read_proof
 from agentidp.auth.guard import origin
 from agentidp.auth.instance import Instance, instance_of
 from agentidp.auth.jws import InvalidToken
-from agentidp.auth.outside_jwt import OutsideToken, UnverifiedOutside, parse_outside, verify_outside
+from agentidp.auth.outside_jwt import OutsideToken, UnverifiedOutside, outside_jti, parse_outside, require_claims, require_signature
 from agentidp.auth.scopes import REGISTRATION_SCOPE
 from agentidp.core import limits
 from agentidp.core.caller import OPERATOR_SCOPE, AuditEntry, Caller, Origin
 from agentidp.core.errors import InvalidScopes, Unavailable
 from agentidp.core.http import printable
 from agentidp.core.ids import is_id
-from agentidp.ledger.entries import Entry, OneTime, Snapshot, Verdict
+from agentidp.ledger.entries import Entry, Snapshot, Verdict
 from agentidp.policies import actions as policy_actions
 from agentidp.policies.known import policies_of
 from agentidp.policies.providers import PROVIDERS, texts_of
@@ -35,7 +36,7 @@ from agentidp.policies.rules import (
     PolicyNotFound,
     choose,
     is_satisfied,
-    needs_recording,
+    numbers_to_record,
     organization_of,
 )
 from agentidp.tokens.actions import Basis, exchange_refused, issue_registration_token, issue_token, note_use, over_limit
@@ -65,7 +66,7 @@ async def exchange(request: Request, unverified_token: str, wanted: Wanted) -> d
     if policy.agent_id is None:
         policy = await found.policy(fresh=True)  # no credential stands for it, so nothing else would tell that it is out of date
     if policy.agent_id is None:
-        return await _registration(instance, policy, found, source)
+        return await _registration(instance, policy, found, source, proof)
     audience = wanted.audience or (instance.settings.default_audience,)
 
     async def decide(client: Snapshot | None) -> tuple[Entry, IssuedToken]:
@@ -80,12 +81,19 @@ async def exchange(request: Request, unverified_token: str, wanted: Wanted) -> d
             raise UnauthorizedClient(audit=[exchange_refused(chosen, organization_id, "agent or organization is not active")])
         await throttle.admit(request, client)
         basis = found.basis(chosen.allowed_scopes(client.scopes - ({OPERATOR_SCOPE} if chosen.scopes is None else frozenset())), proof)
-        return issue_token(client, now, source, scope=wanted.scope, audience=audience, lifetime_seconds=instance.settings.tokens.lifetime_seconds, basis=basis)
+        lifetime_seconds = instance.settings.tokens.lifetime_seconds
+        entry, issued = issue_token(client, now, source, scope=wanted.scope, audience=audience, lifetime_seconds=lifetime_seconds, basis=basis)
+        if not issued.scope:
+            raise InvalidScopes(
+                "The trust policy and the agent have no scope in common.", audit=[exchange_refused(chosen, organization_id, "no scope in common")]
+            )
+        await found.record_repository()
+        return entry, issued
 
     try:
         entry, answer = await instance.ledger.settle(found.snapshot, decide, lambda issued: token_answer(instance, issued))
     except _LeadsToNoAgent:
-        return await _registration(instance, found.chosen, found, source)
+        return await _registration(instance, found.chosen, found, source, proof)
     match entry.verdict:
         case Verdict.OVER_LIMIT:
             raise TooManyTokens(instance.clock(), audit=[over_limit(entry.snapshot)])
@@ -109,6 +117,7 @@ class _Chosen:
         self._instance, self._organization_id, self._token, self.wanted, self._source = instance, organization_id, token, wanted, source
         self._asked = 0
         self.subject = printable(token.subject, limits.CLAIM_CHARACTERS_MAX)
+        self._once = outside_jti(token)
         self.chosen: Policy
 
     async def snapshot(self) -> Snapshot | None:
@@ -123,8 +132,6 @@ class _Chosen:
         policies = await policies_of(self._instance).of(self._organization_id, fresh=fresh)
         try:
             chosen = choose([policy for policy in policies if self._satisfies(policy)], self.wanted.agent_id)
-            if needs_recording(chosen):
-                chosen = await self._with_repository(chosen)
         except NoPolicyMatches as refused:
             if not fresh:
                 return await self.policy(fresh=True)
@@ -138,26 +145,33 @@ class _Chosen:
     def basis(self, scopes: frozenset[str] | None, proof: Proof | None = None) -> Basis:
         token = self._token
         metadata = {"grant": self.wanted.grant, "issuer": token.issuer, "policyId": self.chosen.policy_id, "subject": self.subject}
-        once = OneTime.of("outside_jti", *token.one_time_parts, issued_at=token.issued_at * 1000, expires_at=token.expires_at * 1000)
-        basis = Basis("token.exchanged", scopes, token.expires_at, metadata, (once,), policy_id=self.chosen.policy_id)
-        return basis if proof is None else replace(basis, once=(proof.once, once), key_thumbprint=proof.key_thumbprint)
+        basis = Basis("token.exchanged", scopes, token.expires_at, metadata, (self._once,), policy_id=self.chosen.policy_id)
+        return basis if proof is None else replace(basis, once=(proof.once, self._once), key_thumbprint=proof.key_thumbprint)
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Of the repository and its owner, by the token; none where the policy has them or wants none."""
+        return numbers_to_record(self.chosen, texts_of(self.chosen.provider, self._token.claims))
 
     def _satisfies(self, policy: Policy) -> bool:
         token = self._token
         return policy.issuer == token.issuer and is_satisfied(policy, texts_of(policy.provider, token.claims), token.audience)
 
-    async def _with_repository(self, policy: Policy) -> Policy:
-        """Before anything is issued by it: whoever comes at the same time with another repository of that name is refused."""
-        numbers = [texts_of(policy.provider, self._token.claims)[claim] for claim in PROVIDERS[policy.provider].repository_ids or ()]
-        caller = Caller(self._organization_id, origin=self._source)
+    async def record_repository(self) -> None:
+        """Before anything is issued by it, and after all that could refuse it: whoever comes at the same time with another repository of that name is refused."""
+        if not self.numbers:
+            return
+        caller, refusal = Caller(self._organization_id, origin=self._source), functools.partial(exchange_refused, self.chosen, self._organization_id)
         try:
-            recorded = await self._instance.database.write(policy_actions.record_repository, caller, policy.policy_id, *numbers)
+            recorded = await self._instance.database.write(policy_actions.record_repository, caller, self.chosen.policy_id, self.numbers, self._once)
         except PolicyNotFound as error:
             raise NoPolicyMatches from error
+        except OutsideTokenReplayed as error:
+            raise OutsideTokenReplayed(audit=[refusal("token used before", subject=self.subject)]) from error
         await policies_of(self._instance).of(self._organization_id, fresh=True)
         if not self._satisfies(recorded):
-            raise NoPolicyMatches
-        return recorded
+            raise NoPolicyMatches(audit=[refusal("another repository of that name", subject=self.subject)])
+        self.chosen = recorded
 
 
 async def _verified(request: Request, unverified_token: str) -> tuple[str, OutsideToken]:
@@ -168,9 +182,16 @@ async def _verified(request: Request, unverified_token: str) -> tuple[str, Outsi
         organization_id = organization_of(unverified.audience, instance.settings.issuer) or ""
         if not is_id(organization_id):
             raise InvalidToken(f"aud must be {instance.settings.issuer}/organizations/ and your organization's id")
-        throttle.present(request, _name_of(organization_id, unverified))
+    except InvalidToken as error:
+        raise _untrusted(str(error)) from error
+    throttle.present(request, _name_of(organization_id, unverified))
+    try:
         trusting = await _trusting(instance, organization_id, unverified)
-        token = await verify_outside(unverified, instance.outside_keys, instance.clock, whose=organization_id)
+        await require_signature(unverified, instance.outside_keys, whose=organization_id)
+    except InvalidToken as error:  # one answer for all: whom the organization trusts is its own affair
+        raise _untrusted(str(error), "nobody whom the organization trusts has signed it; POST /api/v1/oidc/trust-policies/explain says more") from error
+    try:
+        token = require_claims(unverified, instance.clock())  # after its issuer was asked, which may take long
         if token.token_id is None and any(PROVIDERS[policy.provider].has_token_id for policy in trusting):
             raise InvalidToken("jti is missing")
     except InvalidToken as error:
@@ -183,10 +204,10 @@ def _name_of(organization_id: str, unverified: UnverifiedOutside) -> str:
     return sha256(msgspec.json.encode([organization_id, unverified.issuer, unverified.token.payload.get("sub")])).hexdigest()
 
 
-def _untrusted(reason: str) -> OutsideTokenInvalid:
-    """On the operator's account: that it names an organization, anybody can write into a token."""
+def _untrusted(reason: str, said: str | None = None) -> OutsideTokenInvalid:
+    """On the operator's account: that it names an organization, anybody can write into a token. `said`: to the client, in place of the reason."""
     return OutsideTokenInvalid(
-        f"The token is not accepted: {reason}.", audit=[AuditEntry("auth.failed", "failure", metadata={"reason": f"outside token: {reason}"})]
+        f"The token is not accepted: {said or reason}.", audit=[AuditEntry("auth.failed", "failure", metadata={"reason": f"outside token: {reason}"})]
     )
 
 
@@ -201,15 +222,19 @@ async def _trusting(instance: Instance, organization_id: str, unverified: Unveri
     return found
 
 
-async def _registration(instance: Instance, policy: Policy, found: _Chosen, source: Origin) -> dict[str, Any]:
+async def _registration(instance: Instance, policy: Policy, found: _Chosen, source: Origin, proof: Proof | None) -> dict[str, Any]:
+    """The token that registers one agent: bound to no key, although a proof that comes with it is used up."""
     wanted, issuer = found.wanted, instance.settings.issuer
+    refusal = functools.partial(exchange_refused, policy, policy.organization_id, subject=found.subject)
     if wanted.scope not in {None, REGISTRATION_SCOPE}:
-        raise InvalidScopes(f"The trust policy names no agent: its tokens register one, with scope {REGISTRATION_SCOPE} and no other.")
+        raise InvalidScopes(
+            f"The trust policy names no agent: its tokens register one, with scope {REGISTRATION_SCOPE} and no other.", audit=[refusal("invalid_scope")]
+        )
     if wanted.audience not in {(), (issuer,)}:
-        raise InvalidTarget("The trust policy names no agent: its tokens are for this server, and for no other.")
+        raise InvalidTarget("The trust policy names no agent: its tokens are for this server, and for no other.", audit=[refusal("invalid_target")])
     caller = Caller(policy.organization_id, origin=source)
     try:
-        issued = await instance.database.write(issue_registration_token, caller, policy, found.basis(None), issuer)
+        issued = await instance.database.write(issue_registration_token, caller, policy, found.basis(None, proof), issuer, found.numbers)
     except PolicyNotFound as error:
         raise NoPolicyMatches(audit=[exchange_refused(None, policy.organization_id, "no trust policy matches", subject=found.subject)]) from error
     return token_answer(instance, issued)
