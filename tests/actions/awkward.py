@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx2
 from tests.auth.forgery import b64
 
 REQUEST, EXCHANGE, AGENTS = "/request", "/api/v1/oidc/token", "/api/v1/agents"
@@ -27,6 +28,17 @@ def says(status: int, body: Any, **headers: str) -> Answer:
         handler.send_header("Content-Length", str(len(raw)))
         handler.end_headers()
         handler.wfile.write(raw)
+
+    return answer
+
+
+def passes_on(url: str, *, loses: bool = False) -> Answer:
+    """What the server at this address answers, or 503 in its place: it is done, and nobody hears of it."""
+
+    def answer(handler: "Handler") -> None:
+        headers = {name: handler.headers[name] for name in ("Authorization", "Content-Type") if name in handler.headers}
+        found = httpx2.post(url + handler.path, json=handler.body, headers=headers)
+        (says(503, {}, Retry_After="0") if loses else says(found.status_code, found.content))(handler)
 
     return answer
 
@@ -74,16 +86,15 @@ class AwkwardServer:
 
 class Handler(BaseHTTPRequestHandler):
     awkward: AwkwardServer
+    body: Any = None
 
     def do_GET(self) -> None:
-        self.reply(None)
+        with contextlib.suppress(OSError):  # a client that has seen enough
+            self.awkward.answer(self.path, self.body)(self)
 
     def do_POST(self) -> None:
-        self.reply(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-    def reply(self, body: Any) -> None:
-        with contextlib.suppress(OSError):  # a client that has seen enough
-            self.awkward.answer(self.path, body)(self)
+        self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.do_GET()
 
     def log_message(self, *_: object) -> None:
         """Tests read their own output."""

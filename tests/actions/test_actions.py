@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.actions.awkward import AGENTS, EXCHANGE, passes_on, serving_awkwardly
 from tests.actions.conftest import ACTIONS, BEARER, Job, Outcome
 from tests.architecture.source import ROOT
 from tests.auth.forgery import parts
@@ -245,6 +246,19 @@ def test_what_keeps_a_job_from_registering(job: Job) -> None:
     assert "400 INVALID_SCOPES" in job.uses("register-agent", email=email(), scopes="billing:read", **REGISTRATION).error
     for missing in REGISTRATION:
         assert f"The input {missing.replace('_', '-')} is missing." in job.uses("register-agent", email=email(), **REGISTRATION | {missing: " "}).error
+
+
+def test_an_agent_that_was_registered_all_the_same(job: Job) -> None:
+    """The answer is lost, and the second attempt is refused, since the token is used up. Where the error says to look, the agent is."""
+    job.trust.policy(agentId=None, scopes=["agents:read"])
+    address = email().replace("@", "+1@")
+    with serving_awkwardly() as between:
+        between.answers = {EXCHANGE: [passes_on(job.server.url)], AGENTS: [passes_on(job.server.url, loses=True), passes_on(job.server.url)]}
+        outcome = job.uses("register-agent", issuer=between.url, audience=job.trust.audience, email=address, scopes="agents:read", **REGISTRATION)
+    assert "answered 401 UNAUTHORIZED" in outcome.error
+    (where,) = re.findall(rf"The agent may exist already\. .* GET {between.url}(\S+),", outcome.error)
+    with job.trust.tenant.admin.client("agents:read") as client:
+        assert [agent["email"] for agent in client.get(where).json()["data"]] == [address]
 
 
 # --- both -----------------------------------------------------------------------------------
