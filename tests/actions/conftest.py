@@ -1,5 +1,7 @@
 """A job of GitHub Actions, as far as our actions see one: a fake GitHub that gives it tokens, the environment of its runner, and a log in which secrets are masked.
 
+A `Runner` runs actions against whatever its inputs name; a `Job` is one against a running server.
+
 What runs is what `action.yml` names, in the shell that it names. Inputs and outputs go the way that docs.github.com/actions/sharing-automations describes.
 """
 
@@ -79,27 +81,31 @@ class Outcome:
 
 
 @dataclass
-class Job:
-    """`variables` are those of the runner; a job without the permission has none of `ACTIONS_ID_TOKEN_…`."""
+class Runner:
+    """`variables` are the runner's; a job without the permission has none of `ACTIONS_ID_TOKEN_…`. `limits` are other values of the script's limits."""
 
     folder: Path
-    github: FakeActions
-    trust: Trust
+    inputs: dict[str, str]
     variables: dict[str, str] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def server(self) -> RunningServer:
-        return self.trust.tenant.server
+    def permit(self, url: str) -> None:
+        self.variables |= {"ACTIONS_ID_TOKEN_REQUEST_URL": f"{url}/request?api-version=2.0", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": BEARER}
 
-    @property
-    def inputs(self) -> dict[str, str]:
-        return {"issuer": self.server.url, "organization-id": self.trust.tenant.organization_id}
-
-    def permit(self) -> None:
-        self.variables |= {"ACTIONS_ID_TOKEN_REQUEST_URL": f"{self.github.url}/request?api-version=2.0", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": BEARER}
+    def checkout(self) -> Path:
+        """Where the actions are: a copy when limits are others."""
+        if not self.limits:
+            return ACTIONS
+        copy = shutil.copytree(ACTIONS, self.folder / "actions", dirs_exist_ok=True)
+        text = (ACTIONS / "agentidp.py").read_text("utf-8")
+        for name, value in self.limits.items():
+            text, count = re.subn(rf"^{name} = [0-9]+", f"{name} = {value}", text, flags=re.MULTILINE)
+            assert count == 1, name
+        (copy / "agentidp.py").write_text(text, "utf-8")
+        return copy
 
     def uses(self, action: str, **inputs: str) -> Outcome:
-        """Run the action with these inputs beside the usual two; an underscore stands for a hyphen."""
+        """Run the action with these inputs beside its own; an underscore stands for a hyphen."""
         document = yaml.safe_load((ACTIONS / action / "action.yml").read_text("utf-8"))
         (step,) = document["runs"]["steps"]
         assert (document["runs"]["using"], step["shell"]) == ("composite", "bash")
@@ -113,8 +119,8 @@ class Job:
         script = self.folder / "script.sh"
         script.write_text(step["run"])
         environment = {name: _EXPRESSION.sub(lambda match: values[match[1]], text) for name, text in step["env"].items()}
+        environment |= {"PATH": os.environ["PATH"], "GITHUB_ACTION_PATH": str(self.checkout() / action)}
         environment |= {name: str(path) for name, path in files.items()} | self.variables
-        environment |= {"PATH": os.environ["PATH"], "GITHUB_ACTION_PATH": str(ACTIONS / action)}
         command = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", str(script)]
         answer = subprocess.run(
             command,
@@ -122,7 +128,7 @@ class Job:
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             timeout=_SECONDS_MAX,
             check=False,
             stdin=subprocess.DEVNULL,
@@ -132,6 +138,18 @@ class Job:
         assert all(f"steps.{step['id']}.outputs." in value["value"] for value in document["outputs"].values())
         assert set(left) <= set(outputs)
         return Outcome(answer.returncode, answer.stdout, outputs, _pairs(files["GITHUB_ENV"]))
+
+
+@dataclass(kw_only=True)
+class Job(Runner):
+    """Against a running server, with GitHub's real signatures."""
+
+    github: FakeActions
+    trust: Trust
+
+    @property
+    def server(self) -> RunningServer:
+        return self.trust.tenant.server
 
 
 def _pairs(path: Path) -> dict[str, str]:
@@ -177,9 +195,9 @@ def job(tenant: Tenant, github: FakeActions, tmp_path: Path) -> Job:
     if not shutil.which("bash"):
         print("skipped: a composite action needs bash")
         pytest.skip("bash is missing")
-    job = Job(tmp_path, github, Trust(tenant))
-    job.permit()
+    job = Job(tmp_path, {"issuer": tenant.server.url, "organization-id": tenant.organization_id}, github=github, trust=Trust(tenant))
+    job.permit(github.url)
     return job
 
 
-__all__ = ["BEARER", "DISCOVERY", "FakeActions", "Job", "Outcome"]
+__all__ = ["BEARER", "DISCOVERY", "FakeActions", "Job", "Outcome", "Runner"]

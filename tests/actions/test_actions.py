@@ -1,13 +1,16 @@
 """The two actions, run as a job runs them, against a GitHub that signs real tokens and a running server with a trust policy. TH46: no secret where it may be read."""
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 import yaml
+from tests.actions.awkward import AGENTS, EXCHANGE, passes_on, serving_awkwardly
 from tests.actions.conftest import ACTIONS, BEARER, Job, Outcome
+from tests.architecture.source import ROOT
 from tests.auth.forgery import parts
 from tests.fakes.fake_issuers import DISCOVERY, serving_issuer
 from tests.tenants import registration
@@ -120,14 +123,14 @@ def test_a_token_that_was_used_is_no_dead_end(job: Job) -> None:
     ("answer", "said"),
     [
         ((401, {}, b"{}"), "answered 401"),
-        ((500, {}, b"<html>"), "answered 500"),
+        ((501, {}, b"<html>"), "answered 501"),
         ((302, {"Location": "http://127.0.0.1:1/"}, b""), "answered 302"),
         ((200, {}, b"[]"), "answered 200"),
-        ((200, {}, b"{}"), "without a token"),
+        ((200, {}, b"{}"), "answered 200"),
         ((200, {}, b'{"value":""}'), "without a token"),
         ((200, {}, b'{"value":["x"]}'), "without a token"),
         ((200, {}, b'{"value":"a\\ntoken=b"}'), "without a token"),
-        ((429, {"Retry-After": "3600"}, b"{}"), "answered 429"),
+        ((429, {"Retry-After": "3600"}, b"{}"), "It asks for a pause of 3600 seconds; 30 are waited at most."),
     ],
 )
 def test_a_github_that_gives_no_token(job: Job, answer: Any, said: str) -> None:
@@ -184,6 +187,9 @@ def test_a_server_that_is_not_there(job: Job) -> None:
         ("issuer", "https://user@id.example.com"),
         ("issuer", "https://id.example.com/path"),
         ("issuer", "https://id.example.com\n"),
+        ("issuer", "http://127.0.0.1.evil.com"),
+        ("issuer", "http://localhost.evil.com"),
+        ("issuer", "http://127.0.0.1:80.evil.com"),
         ("organization_id", ""),
         ("organization_id", "acme"),
         ("audience", "acme"),
@@ -242,6 +248,19 @@ def test_what_keeps_a_job_from_registering(job: Job) -> None:
         assert f"The input {missing.replace('_', '-')} is missing." in job.uses("register-agent", email=email(), **REGISTRATION | {missing: " "}).error
 
 
+def test_an_agent_that_was_registered_all_the_same(job: Job) -> None:
+    """The answer is lost, and the second attempt is refused, since the token is used up. Where the error says to look, the agent is."""
+    job.trust.policy(agentId=None, scopes=["agents:read"])
+    address = email().replace("@", "+1@")
+    with serving_awkwardly() as between:
+        between.answers = {EXCHANGE: [passes_on(job.server.url)], AGENTS: [passes_on(job.server.url, loses=True), passes_on(job.server.url)]}
+        outcome = job.uses("register-agent", issuer=between.url, audience=job.trust.audience, email=address, scopes="agents:read", **REGISTRATION)
+    assert "answered 401 UNAUTHORIZED" in outcome.error
+    (where,) = re.findall(rf"The agent may exist already\. .* GET {between.url}(\S+),", outcome.error)
+    with job.trust.tenant.admin.client("agents:read") as client:
+        assert [agent["email"] for agent in client.get(where).json()["data"]] == [address]
+
+
 # --- both -----------------------------------------------------------------------------------
 
 
@@ -253,9 +272,18 @@ def test_what_an_action_says_of_itself(action: str) -> None:
     assert step["env"] == {f"INPUT_{name.upper().replace('-', '_')}": f"${{{{ inputs.{name} }}}}" for name in document["inputs"]}
     readme = (ACTIONS / action / "README.md").read_text("utf-8")
     assert [name for name in (*document["inputs"], *document["outputs"]) if f"`{name}`" not in readme] == []
+    (example,) = (yaml.safe_load(text.split("```")[0]) for text in readme.split("```yaml")[1:])
+    assert example["permissions"] == {"id-token": "write", "contents": "read"}, "to name one permission takes all others away"
     examples = [line for text in readme.split("```yaml")[1:] for line in text.split("```")[0].splitlines() if "uses:" in line]
     assert examples
     assert all(line.split("@")[1].split()[0] == "<commit>" for line in examples)
+
+
+def test_the_example_is_a_job_that_the_guides_policy_accepts() -> None:
+    guide, readme = (path.read_text("utf-8") for path in (ROOT / "docs" / "guides" / "github-actions.md", ACTIONS / "issue-token" / "README.md"))
+    (environment,) = re.findall(r'"conditions": \{"environment": \{"equals": "(\w+)"\}\}', guide)
+    (job,) = yaml.safe_load(readme.split("```yaml")[1].split("```")[0])["jobs"].values()
+    assert job["environment"] == environment
 
 
 def test_the_script_needs_nothing_but_python() -> None:
