@@ -83,7 +83,7 @@ def test_without_the_permission_it_says_which_one_is_missing(job: Job) -> None:
 
 def test_no_policy_at_all(job: Job) -> None:
     error = job.uses("issue-token").error
-    assert "401 OIDC_TOKEN_INVALID: The token is not accepted: no trust policy of the organization names its issuer." in error
+    assert "401 OIDC_TOKEN_INVALID: The token is not accepted: nobody whom the organization trusts has signed it" in error
     assert f"is its audience {job.trust.audience}?" in error
 
 

@@ -96,7 +96,20 @@ GITHUB = {
         f"{claim} is {value!r}": github(claim, REPOSITORY, **{claim: value})
         for claim in ("repository", "repository_id", "repository_owner", "repository_owner_id", "ref", "event_name")
         for value in (..., None, 1, True, ["acme/screener"], {}, "")
+        if (claim, value) != ("ref", "")
     },
+    "no ref, as of a deployment that names a commit": github(None, conditions(environment={"equals": "production"}), ref="", event_name="deployment"),
+    "no ref, where a branch is wanted": github("ref", ref="", event_name="deployment"),
+    **{f"job_workflow_ref is {value!r}": github("job_workflow_ref", REPOSITORY, job_workflow_ref=value) for value in (None, 1, ["evil/x"], {}, "")},
+    **{f"ref_type is {value!r}": github("ref_type", ref_type=value) for value in (None, 1, ["branch"], "")},
+    "a foreign reusable workflow, where another claim is wanted": github(
+        "job_workflow_ref", job_workflow_ref="evil/flows/.github/workflows/x.yml@refs/heads/main"
+    ),
+    "none of several values": github("environment", conditions(environment={"in": ["staging", "prod"]})),
+    "the beginning of one of several values": github("environment", conditions(environment={"in": ["production-eu", "prod"]})),
+    "one of several values": github(None, conditions(environment={"in": ["staging", "production"]})),
+    "a value in capitals": github("environment", environment="Production"),
+    "a review's comment": github("event_name", REPOSITORY, event_name="pull_request_review_comment"),
     **{f"a number that is {value!r}": github("repository_id", REPOSITORY, repository_id=value) for value in ("74x", "-1", " 74", "\u0667", "9" * 21)},
 }
 GITLAB = {
@@ -112,6 +125,9 @@ GITLAB = {
     "a merge request that is named": Case(
         "gitlab", None, {"pipeline_source": "merge_request_event"}, REPOSITORY | {"conditions": {"pipeline_source": {"equals": "merge_request_event"}}}
     ),
+    "a pull request of elsewhere": Case("gitlab", "pipeline_source", {"pipeline_source": "external_pull_request_event"}),
+    "a child pipeline, whose parent may be a merge request's": Case("gitlab", "pipeline_source", {"pipeline_source": "parent_pipeline"}),
+    "no source": Case("gitlab", "pipeline_source", {"pipeline_source": ...}),
     "a project's number as a number": Case("gitlab", "project_id", {"project_id": 28}),
 }
 KUBERNETES = {

@@ -85,9 +85,11 @@ class OutsideKeys:
         *,
         issuers_max: int = limits.OUTSIDE_ISSUERS_MAX,
         turn_seconds: float = limits.OUTGOING_TURN_SECONDS_MAX,
+        wait_seconds: float = limits.OUTSIDE_KEYS_WAIT_SECONDS,
+        seconds_max: float = limits.OUTSIDE_KEYS_SECONDS_MAX,
     ) -> None:
         self._outgoing, self._clock, self._private_issuers = outgoing, clock, private_issuers
-        self._issuers_max, self._turn_seconds = issuers_max, turn_seconds
+        self._issuers_max, self._turn_seconds, self._wait_seconds, self._seconds_max = issuers_max, turn_seconds, wait_seconds, seconds_max
         self._known: dict[_Source, _Known] = {}
         self._turns = SharedTurns(limits.OUTSIDE_LOADS_MAX, limits.OUTSIDE_LOADS_EACH_MAX)
 
@@ -138,9 +140,13 @@ class OutsideKeys:
         """What the issuer says now, or else what it said last, if that is not too long ago. Raises IssuerUnreachable."""
         reason = known.reason
         if reason is None or not self._is_within(known.tried_at, limits.OUTSIDE_KEYS_RETRY_SECONDS):
+            usable = known.keys is not None and self._is_within(known.loaded_at, limits.OUTSIDE_KEYS_STALE_SECONDS_MAX)
             try:
-                await self._load(source, known, whose)
+                async with asyncio.timeout(self._wait_seconds if usable else None):
+                    await self._load(source, known, whose)
                 reason = known.reason
+            except TimeoutError:
+                reason = "It takes long to answer."
             except IssuerUnreachable as error:  # no turn to ask: what is known may do
                 reason = error.reason
         if known.keys is None or (reason is not None and not self._is_within(known.loaded_at, limits.OUTSIDE_KEYS_STALE_SECONDS_MAX)):
@@ -192,6 +198,13 @@ class OutsideKeys:
 
     async def _ask(self, source: _Source) -> tuple[Mapping[str, OutsideKey], int]:
         """The usable keys, and for how many seconds they are fresh. Raises Blocked, Unreachable, NotAKeySet."""
+        try:
+            async with asyncio.timeout(self._seconds_max):
+                return await self._asked(source)
+        except TimeoutError:
+            raise Unreachable("timeout", f"It has not answered whole within {self._seconds_max:g} seconds.") from None
+
+    async def _asked(self, source: _Source) -> tuple[Mapping[str, OutsideKey], int]:
         address: object = source.jwks_uri
         is_private = address is None and source.issuer in self._private_issuers  # an address of a tenant's choice never is
         if address is None:

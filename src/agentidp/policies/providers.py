@@ -19,6 +19,7 @@ class Provider:
 
     known: frozenset[str] | None = None  # claims that a condition may name; None: any
     required: tuple[str, ...] = ("sub",)  # text that every token has
+    may_be_empty: frozenset[str] = frozenset()  # of these
     has_token_id: bool = False  # every token has a `jti`
     anchors: frozenset[str] = frozenset({"sub"})  # a policy fixes one of these, or its repository
     partners: Mapping[str, str] | None = None  # a condition on the first says nothing without one on the second
@@ -67,6 +68,7 @@ _GITHUB: Final = Provider(
         ]
     ),
     required=("sub", "repository", "repository_id", "repository_owner", "repository_owner_id", "ref", "event_name"),
+    may_be_empty=frozenset({"ref"}),  # of a deployment that names a commit
     has_token_id=True,
     anchors=frozenset({"repository_id", "repository_owner_id"}),
     too_wide=frozenset({"refs/"}),
@@ -118,7 +120,7 @@ _GITLAB: Final = Provider(
     repository_ids=("project_id", "namespace_id"),
     branch=(("ref", "{}"), ("ref_type", "branch")),
     event="pipeline_source",
-    events_to_name=frozenset({"merge_request_event", "external_pull_request_event"}),
+    events_to_name=frozenset({"merge_request_event", "external_pull_request_event", "parent_pipeline"}),  # the parent may be one of the others
 )
 _KUBERNETES: Final = Provider(
     known=frozenset(
@@ -128,7 +130,10 @@ _KUBERNETES: Final = Provider(
     required=("sub", "kubernetes.io/namespace", "kubernetes.io/serviceaccount/name", "kubernetes.io/serviceaccount/uid"),
     too_wide=frozenset({"system:", "system:serviceaccount:"}),
 )
-PROVIDERS: Final[Mapping[ProviderName, Provider]] = {"github": _GITHUB, "gitlab": _GITLAB, "kubernetes": _KUBERNETES, "oidc": Provider()}
+NO_TEXT: Final = "\x00"  # no condition can name it, and no prefix begins with it
+# What tells the parts of these apart is known only to their own providers, whose claims an issuer of any other kind may not have.
+_OIDC: Final = Provider(too_wide=frozenset({"system:", "system:serviceaccount:", "repo:", "project_path:"}))
+PROVIDERS: Final[Mapping[ProviderName, Provider]] = {"github": _GITHUB, "gitlab": _GITLAB, "kubernetes": _KUBERNETES, "oidc": _OIDC}
 
 
 def is_condition_allowed(provider: Provider, claim: str) -> bool:
@@ -136,16 +141,17 @@ def is_condition_allowed(provider: Provider, claim: str) -> bool:
     return claim not in VERIFIED and (provider.known is None or claim in provider.known)
 
 
-def texts_of(name: ProviderName, claims: Mapping[str, Any]) -> dict[str, str]:
-    """The claims that are text, by their path; whatever is something else is as good as absent."""
-    found = {claim: value for claim, value in claims.items() if isinstance(value, str)}
+def by_path(name: ProviderName, claims: Mapping[str, Any]) -> dict[str, Any]:
+    """The claims as conditions name them: those inside of Kubernetes' own object by their path, and none that is called as if it were there."""
     if name != "kubernetes":
-        return found
-    inside = claims.get("kubernetes.io")
-    found = {claim: value for claim, value in found.items() if not claim.startswith("kubernetes.io/")}
+        return dict(claims)
+    found, inside = {claim: value for claim, value in claims.items() if not claim.startswith("kubernetes.io/")}, claims.get("kubernetes.io")
     for part, value in (inside if isinstance(inside, dict) else {}).items():
-        if isinstance(value, str):
-            found[f"kubernetes.io/{part}"] = value
-        elif isinstance(value, dict):
-            found |= {f"kubernetes.io/{part}/{leaf}": text for leaf, text in value.items() if isinstance(text, str)}
+        leaves = value.items() if isinstance(value, dict) else [("", value)]
+        found |= {f"kubernetes.io/{part}/{leaf}".removesuffix("/"): one for leaf, one in leaves}
     return found
+
+
+def texts_of(name: ProviderName, claims: Mapping[str, Any]) -> dict[str, str]:
+    """The same as text. A claim that is there and no text is NO_TEXT, which meets nothing."""
+    return {claim: value if isinstance(value, str) else NO_TEXT for claim, value in by_path(name, claims).items()}

@@ -4,6 +4,7 @@ Who somebody is, is decided by the claims of the issuer, never by how it spells 
 text: equal, one of several, or beginning with a prefix that ends where a part of the value ends. There are no wildcards.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,16 @@ from typing import Any, Final
 
 from agentidp.core import limits
 from agentidp.core.errors import Conflict, Invalid, InvalidFields, NotFound
-from agentidp.policies.providers import PROVIDERS, ProviderName, is_condition_allowed
+from agentidp.policies.providers import NO_TEXT, PROVIDERS, ProviderName, is_condition_allowed
 
 # After one of these the next part of a name begins: a path's, a subject's, a workflow's ref. After a hyphen or a dot the same part may go on: `release-` is no boundary.
 BOUNDARIES: Final = ("/", ":", "@")
 REPOSITORY_PATTERN: Final = "^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$"
 _NUMBER = re.compile(r"[0-9]{1,20}", re.ASCII)
+_HARMLESS = "an event that runs no foreign code, or that a condition names"
+_GITHUB: Final = "https://token.actions.githubusercontent.com"
+_GITHUB_BY_NAME = re.compile(r"https://token\.actions\.[a-z0-9-]+\.ghe\.com", re.ASCII)  # an enterprise with data residency
+_GITLAB: Final = "https://gitlab.com"
 
 
 class PolicyNotFound(NotFound):
@@ -110,22 +115,28 @@ class Check:
 
 
 def issuer_for(provider: ProviderName, given: str | None, *, github: str, gitlab: str) -> str:
-    """The issuer that a policy means; GitHub's and GitLab's are the instance's to name. An enterprise may have one of its own below GitHub's.
+    """The issuer that a policy means; without one GitHub's and GitLab's are the instance's to name. An enterprise may have one of its own below GitHub's.
 
-    Raises InvalidFields.
+    Whatever is known to be GitHub's or GitLab's is held to what their tokens mean. Raises InvalidFields.
     """
     own = {"github": github, "gitlab": gitlab}.get(provider)
     issuer = given if given is not None else own
-    reason = None
     if issuer is None:
-        reason = f"must be given for {provider}"
-    elif provider == "github" and issuer != github and not (issuer.startswith(f"{github}/") and "/" not in issuer.removeprefix(f"{github}/")):
-        reason = f"must be {github}, or that of an enterprise below it"
-    elif provider in {"kubernetes", "oidc"} and (issuer in (gitlab, github) or issuer.startswith(f"{github}/")):
-        reason = "has a provider of its own: choose github or gitlab"
-    if reason is not None or issuer is None:
-        raise InvalidFields([("issuer", str(reason))])
+        raise InvalidFields([("issuer", f"must be given for {provider}")])
+    is_github = _is_github(issuer, github)
+    if provider == "github" and not is_github:
+        raise InvalidFields([("issuer", f"must be {github}, or that of an enterprise below it, or {_GITHUB}")])
+    if (provider != "github" and is_github) or (provider in {"kubernetes", "oidc"} and issuer.rstrip("/") in {gitlab, _GITLAB}):
+        raise InvalidFields([("issuer", f"has a provider of its own: choose {'github' if is_github else 'gitlab'}")])
     return issuer
+
+
+def _is_github(issuer: str, configured: str) -> bool:
+    for known in (configured, _GITHUB):
+        enterprise = issuer.removeprefix(f"{known}/")
+        if issuer == known or (enterprise != issuer and enterprise and "/" not in enterprise):
+            return True
+    return _GITHUB_BY_NAME.fullmatch(issuer) is not None
 
 
 def organization_audience(issuer: str, organization_id: str) -> str:
@@ -148,8 +159,12 @@ def require_sound(new: NewPolicy, own_audience: str) -> None:
         wrong += [(field, f"means nothing to {new.provider}") for field, value in (("repository", new.repository), ("branch", new.branch)) if value is not None]
     elif new.branch is not None and new.repository is None:
         wrong.append(("branch", "is a branch of a repository: name it"))
+    if new.branch is not None and new.branch.startswith("refs/"):
+        wrong.append(("branch", "is the name alone: main, not refs/heads/main"))
     if len(new.conditions) > limits.POLICY_CONDITIONS_MAX:
         wrong.append(("conditions", f"may be at most {limits.POLICY_CONDITIONS_MAX}"))
+    if len(json.dumps(new.conditions)) > limits.POLICY_CONDITIONS_BYTES_MAX:
+        wrong.append(("conditions", f"may be at most {limits.POLICY_CONDITIONS_BYTES_MAX} characters in all"))
     for claim, condition in new.conditions.items():
         if (reason := _wrong_with(new, claim, condition)) is not None:
             wrong.append((f"conditions.{claim[: limits.CLAIM_NAME_CHARACTERS_MAX]}", reason))
@@ -164,7 +179,9 @@ def require_sound(new: NewPolicy, own_audience: str) -> None:
 def _wrong_with(new: NewPolicy, claim: str, condition: Mapping[str, Any]) -> str | None:
     provider = PROVIDERS[new.provider]
     if not is_condition_allowed(provider, claim):
-        return f"is not a claim of {new.provider} that a condition can be about"
+        return f"is not a claim of {new.provider} that a condition can be about; the reference lists those that are (docs/reference/claims.md)"
+    if new.branch is not None and claim in dict(provider.branch):
+        return "is said by branch already"
     if len(condition) != 1:
         return "must be exactly one of equals, in and prefix"
     (kind, operand), values = next(iter(condition.items())), list[str]()
@@ -174,8 +191,10 @@ def _wrong_with(new: NewPolicy, claim: str, condition: Mapping[str, Any]) -> str
     if kind == "prefix":
         if not values[0].endswith(BOUNDARIES):
             return f"a prefix must end with {' or '.join(BOUNDARIES)}: otherwise names that only begin alike are trusted, too"
-        if values[0] in provider.too_wide or not any(char.isalnum() for char in values[0]):
+        if values[0] in provider.too_wide or values[0].endswith("://") or not any(char.isalnum() for char in values[0]):
             return "this prefix is everybody's"
+    if claim in (provider.repository_ids or ()) and not all(map(_NUMBER.fullmatch, values)):
+        return "is a number"
     if provider.event == claim and provider.events_refused & set(values):
         return "this event runs foreign code with the repository's rights; it is never accepted"
     partner = (provider.partners or {}).get(claim)
@@ -190,10 +209,10 @@ def checks(policy: Policy, claims: Mapping[str, str], audience: str) -> Iterator
     yield Check("aud", policy.audience, audience, is_met=policy.audience == audience)
     if policy.is_revoked:
         yield Check("policy", "in force", "its credential is revoked", is_met=False)
-    for claim in provider.required:
-        yield Check(claim, "text", claims.get(claim), is_met=bool(claims.get(claim)))
-    if provider.has_token_id:
-        yield Check("jti", "text", claims.get("jti"), is_met=bool(claims.get("jti")))
+    for claim in (*provider.required, *(("jti",) if provider.has_token_id else ())):
+        received = claims.get(claim)
+        is_text = received not in {None, NO_TEXT} and (received != "" or claim in provider.may_be_empty)
+        yield Check(claim, "text", received, is_met=is_text)
     if policy.provider == "kubernetes":
         subject = f"system:serviceaccount:{claims.get('kubernetes.io/namespace')}:{claims.get('kubernetes.io/serviceaccount/name')}"
         yield _equal(claims, "sub", subject)
@@ -213,10 +232,10 @@ def checks(policy: Policy, claims: Mapping[str, str], audience: str) -> Iterator
     if provider.event is not None:
         yield _event(claims, provider.event, provider.events_to_name, provider.events_refused, conditions)
     if provider.workflow is not None and provider.workflow in claims and provider.workflow not in conditions:
-        own = f"{claims.get(provider.repository or '')}/"
+        own = f"{claims.get(provider.repository or '', '')}/"
         yield Check(
             provider.workflow,
-            f"a workflow of the repository itself, or a condition: {own}…",
+            f"a workflow of the repository itself, or one that a condition names: {own}…",
             claims[provider.workflow],
             is_met=claims[provider.workflow].startswith(own),
         )
@@ -231,8 +250,9 @@ def _equal(claims: Mapping[str, str], claim: str, expected: str) -> Check:
 def _event(claims: Mapping[str, str], claim: str, to_name: frozenset[str], refused: frozenset[str], conditions: Mapping[str, Mapping[str, Any]]) -> Check:
     received, condition = claims.get(claim), conditions.get(claim, {})
     is_named = received is not None and (received == condition.get("equals") or received in condition.get("in", ()))
-    is_met = received is not None and received not in refused and (is_named or received not in to_name)
-    return Check(claim, "an event that runs no foreign code, or that a condition names", received, is_met=is_met)
+    is_met = received not in {None, NO_TEXT, "", *refused} and (is_named or received not in to_name)
+    expected = "another event: this one runs foreign code with the repository's rights" if received in refused else _HARMLESS
+    return Check(claim, expected, received, is_met=is_met)
 
 
 def _condition(claims: Mapping[str, str], claim: str, condition: Mapping[str, Any]) -> Check:
@@ -261,8 +281,10 @@ def choose(matching: Sequence[Policy], agent_id: str | None) -> Policy:
     found = [policy for policy in matching if agent_id is None or policy.agent_id == agent_id]
     if not found:
         raise NoPolicyMatches if not matching else NoPolicyMatches("No trust policy accepts this token for that agent.")
-    if len({(policy.agent_id, policy.scopes) for policy in found}) > 1:
+    if len({policy.agent_id for policy in found}) > 1:
+        raise NoPolicyMatches("More than one trust policy accepts this token, and they lead to different agents; say which agent, or make them stricter.")
+    if len({policy.scopes for policy in found}) > 1:
         raise NoPolicyMatches(
-            "More than one trust policy accepts this token, and they lead to different agents or scopes; say which agent, or make them stricter."
+            "More than one trust policy accepts this token, and they give different scopes to the same agent; delete one, or make them stricter."
         )
     return found[0]
