@@ -88,8 +88,6 @@ def test_what_would_trust_too_many_is_refused(trust: Trust, name: str) -> None:
 
 def test_everything_wrong_is_named_at_once(trust: Trust) -> None:
     body = {"provider": "github", "branch": "main", "audience": "https://example.com", "conditions": {"sub": {"equals": "x"}, "ref": {"equals": "*a"}}}
-    assert {"conditions.ref.Equals.equals"} <= fields(create(trust, **body))
-    body["conditions"]["ref"] = {"prefix": "refs/"}  # type: ignore[index]  # a dictionary
     assert fields(create(trust, **body)) == {"audience", "branch", "conditions", "conditions.sub", "conditions.ref"}
 
 

@@ -334,5 +334,6 @@ def _invalid_fields(error: RequestValidationError) -> InvalidFields:
     fields = []
     for row in error.errors():
         place = [str(part) for part in row["loc"] if part not in {"body", "query", "path", "header"}]
+        place = [part for part, before in zip(place, ["", *place], strict=False) if part != before]  # one of several models is named as its field is
         fields.append((".".join(place)[:128] or "body", str(row["msg"]).removeprefix("Value error, ")))
     return InvalidFields(fields)

@@ -29,7 +29,7 @@ def create_policy(tx: Tx, new: NewPolicy) -> Policy:
     if count_policies(tx) >= limits.TRUST_POLICIES_MAX:
         raise TooManyPolicies
     policy_id, credential_id = new_id(tx.now), None
-    repository_id, repository_owner_id = _numbers(tx, new.provider, new.issuer, new.repository) or (None, None)
+    repository_id, repository_owner_id = _numbers(tx, new) or (None, None)
     if new.agent_id is None:
         require_grantable(_REGISTERS | (DEFAULT_SCOPES if new.scopes is None else new.scopes), tx.caller.scopes)
     else:
@@ -80,22 +80,25 @@ def record_repository(tx: Tx, policy_id: str, numbers: tuple[str, ...], unused: 
     policy = get_policy(tx, policy_id)
     if unused is not None and was_used(tx, unused):
         raise OutsideTokenReplayed
-    known = _numbers(tx, policy.provider, policy.issuer, policy.repository)
+    known = _numbers(tx, policy)
     columns = dict(zip(("repository_id", "repository_owner_id"), known or numbers, strict=True))
-    same = _of_repository(tx, policy.provider, policy.issuer, policy.repository)
-    tx.run(sa.update(trust_policies).where(same, trust_policies.c.repository_id.is_(None)).values(**columns, updated_at=tx.now))
+    unrecorded = sa.and_(trust_policies.c.organization_id == tx.caller.organization_id, trust_policies.c.repository_id.is_(None), _names_same(policy))
+    tx.run(sa.update(trust_policies).where(unrecorded).values(**columns, updated_at=tx.now))
     if known is None:
         tx.record("policy.repository_recorded", "policy", policy_id, repositoryId=numbers[0], repositoryOwnerId=numbers[1])
     return get_policy(tx, policy_id)
 
 
-def _numbers(tx: Tx, provider: str, issuer: str, repository: str | None) -> tuple[str, str] | None:
-    """Those of the repository, once a policy of the organization that names it has been used."""
-    columns, same = (trust_policies.c.repository_id, trust_policies.c.repository_owner_id), _of_repository(tx, provider, issuer, repository)
-    row = None if repository is None else tx.one(sa.select(*columns).where(same, columns[0].is_not(None)).order_by(trust_policies.c.policy_id).limit(1))
+def _numbers(tx: Tx, policy: Policy | NewPolicy) -> tuple[str, str] | None:
+    """Those of the repository that it names, once a policy of the organization that names it, too, has been used."""
+    if policy.repository is None:
+        return None
+    columns = (trust_policies.c.repository_id, trust_policies.c.repository_owner_id)
+    known = sa.and_(trust_policies.c.organization_id == tx.caller.organization_id, columns[0].is_not(None), _names_same(policy))
+    row = tx.one(sa.select(*columns).where(known).order_by(trust_policies.c.policy_id).limit(1))
     return None if row is None else (row.repository_id, row.repository_owner_id)
 
 
-def _of_repository(tx: Tx, provider: str, issuer: str, repository: str | None) -> sa.ColumnElement[bool]:
-    of = trust_policies.c
-    return sa.and_(of.organization_id == tx.caller.organization_id, of.provider == provider, of.issuer == issuer, of.repository == repository)
+def _names_same(policy: Policy | NewPolicy) -> sa.ColumnElement[bool]:
+    """Of a row: that it names the same repository of the same issuer."""
+    return sa.and_(*(trust_policies.c[name] == getattr(policy, name) for name in ("provider", "issuer", "repository")))

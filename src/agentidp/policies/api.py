@@ -4,14 +4,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 from fastapi import Query as QueryParameter
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 from starlette.requests import Request
 from starlette.responses import Response
 
 from agentidp.agents.rules import AgentNotActive, AgentNotFound, OrganizationNotActive
 from agentidp.auth.guard import GuardedRoute, caller_of, read, write
 from agentidp.auth.instance import Instance, instance_of
-from agentidp.auth.scopes import SCOPES
+from agentidp.auth.scopes import DEFAULT_SCOPES, SCOPES
 from agentidp.core import limits
 from agentidp.core.addresses import ForbiddenUrl, check_url
 from agentidp.core.errors import InvalidAddress, InvalidFields, InvalidScopes
@@ -25,9 +25,10 @@ from agentidp.policies.rules import REPOSITORY_PATTERN, NewPolicy, Policy, Polic
 
 router = APIRouter(prefix="/api/v1/oidc/trust-policies", tags=["Trust policies"], route_class=GuardedRoute)
 
-_VALUE = r"^[^*\x00-\x1f\x7f]+$"
-Value = Annotated[str, StringConstraints(min_length=1, max_length=limits.CLAIM_CHARACTERS_MAX, pattern=_VALUE)]
-Prefix = Annotated[str, StringConstraints(max_length=limits.CLAIM_CHARACTERS_MAX, pattern=r"^[^*\x00-\x1f\x7f]*[A-Za-z0-9][^*\x00-\x1f\x7f]*[/:@]$")]
+_Text = Annotated[str, StringConstraints(min_length=1, max_length=limits.CLAIM_CHARACTERS_MAX, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# what is stricter here, `require_sound` refuses with a better sentence
+Value = Annotated[_Text, Field(json_schema_extra={"pattern": r"^[^*\x00-\x1f\x7f]+$"})]
+Prefix = Annotated[_Text, Field(json_schema_extra={"pattern": r"^[^*\x00-\x1f\x7f]*[A-Za-z0-9][^*\x00-\x1f\x7f]*[/:@]$"})]
 ClaimName = Annotated[str, StringConstraints(min_length=1, max_length=limits.CLAIM_NAME_CHARACTERS_MAX, pattern=r"^[!-~]+$")]
 Address = Annotated[str, StringConstraints(min_length=1, max_length=limits.RESOURCE_CHARACTERS_MAX, pattern=r"^https?://[!-~]+$")]
 Repository = Annotated[str, StringConstraints(max_length=256, pattern=REPOSITORY_PATTERN)]
@@ -59,8 +60,19 @@ class Begins(_Condition):
     prefix: Prefix
 
 
+def _kind(condition: object) -> str | None:
+    """Which one it means to be, so that only that one's mistakes are named."""
+    if isinstance(condition, _Condition):
+        return next(iter(condition.model_dump()))
+    return next(iter(condition)) if isinstance(condition, dict) and len(condition) == 1 else None
+
+
+Condition = Annotated[
+    Annotated[Equals, Tag("equals")] | Annotated[In, Tag("in")] | Annotated[Begins, Tag("prefix")],
+    Discriminator(_kind, custom_error_type="condition", custom_error_message='must be one of {"equals": "…"}, {"in": ["…", "…"]} and {"prefix": "…/"}'),
+]
 Conditions = Annotated[
-    dict[ClaimName, Equals | In | Begins],
+    dict[ClaimName, Condition],
     Field(
         max_length=limits.POLICY_CONDITIONS_MAX,
         description="What claims must be, by name; all must hold. A claim inside of an object is named by its path: `kubernetes.io/pod/name`.",
@@ -84,7 +96,9 @@ class TrustPolicyRequest(RequestBody):
     conditions: Conditions = Field(default_factory=dict)
     agent_id: Uuid | None = Field(None, description="As which agent such a token acts; without it, it registers one.")
     scopes: Scopes | None = Field(
-        None, description="What its tokens may hold at most; all that the agent may when absent. Without agent: what the new agent may."
+        None,
+        description="What its tokens may hold at most; all that the agent may when absent. Without agent: what the new agent may, "
+        f"{' '.join(sorted(DEFAULT_SCOPES))} when absent.",
     )
 
 

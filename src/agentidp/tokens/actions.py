@@ -12,7 +12,6 @@ import msgspec
 import sqlalchemy as sa
 
 from agentidp.agents import actions as agent_actions
-from agentidp.auth.dpop import DPOP_PROOF, invalid_proof
 from agentidp.auth.jwt import VerifiedClaims
 from agentidp.auth.scopes import REGISTRATION_SCOPE, granted_scopes, to_text
 from agentidp.core import limits
@@ -126,12 +125,11 @@ def issue_token(
 def issue_registration_token(tx: Tx, policy: Policy, basis: Basis, audience: str, numbers: tuple[str, ...]) -> IssuedToken:
     """A token of the policy that registers one agent: see `auth.registration`. `numbers` of the repository, if they are to be recorded.
 
-    Raises OutsideTokenInvalid, OutsideTokenReplayed, InvalidProof, PolicyNotFound, NoPolicyMatches, UnauthorizedClient.
+    Raises OutsideTokenInvalid, OutsideTokenReplayed, PolicyNotFound, NoPolicyMatches, UnauthorizedClient.
     """
     refusal = functools.partial(exchange_refused, policy, policy.organization_id)
-    for value in basis.once:
-        if not claim_once(tx, value):
-            raise invalid_proof("used before") if value.kind == DPOP_PROOF else OutsideTokenReplayed(audit=[refusal("token used before")])
+    if not all(claim_once(tx, value) for value in basis.once):
+        raise OutsideTokenReplayed(audit=[refusal("token used before")])
     get_policy(tx, policy.policy_id)
     if find_status(tx) != "active":
         raise UnauthorizedClient(audit=[refusal("organization is not active")])

@@ -25,6 +25,7 @@ from agentidp.core.errors import InvalidScopes, Unavailable
 from agentidp.core.http import printable
 from agentidp.core.ids import is_id
 from agentidp.ledger.entries import Entry, Snapshot, Verdict
+from agentidp.ledger.one_time import claim_once
 from agentidp.policies import actions as policy_actions
 from agentidp.policies.known import policies_of
 from agentidp.policies.providers import PROVIDERS, texts_of
@@ -223,7 +224,7 @@ async def _trusting(instance: Instance, organization_id: str, unverified: Unveri
 
 
 async def _registration(instance: Instance, policy: Policy, found: _Chosen, source: Origin, proof: Proof | None) -> dict[str, Any]:
-    """The token that registers one agent: bound to no key, although a proof that comes with it is used up."""
+    """The token that registers one agent: bound to no key, although a proof that comes with the request is used up."""
     wanted, issuer = found.wanted, instance.settings.issuer
     refusal = functools.partial(exchange_refused, policy, policy.organization_id, subject=found.subject)
     if wanted.scope not in {None, REGISTRATION_SCOPE}:
@@ -234,7 +235,9 @@ async def _registration(instance: Instance, policy: Policy, found: _Chosen, sour
         raise InvalidTarget("The trust policy names no agent: its tokens are for this server, and for no other.", audit=[refusal("invalid_target")])
     caller = Caller(policy.organization_id, origin=source)
     try:
-        issued = await instance.database.write(issue_registration_token, caller, policy, found.basis(None, proof), issuer, found.numbers)
+        if proof is not None and not await instance.database.write(claim_once, caller, proof.once):
+            raise invalid_proof("used before")
+        issued = await instance.database.write(issue_registration_token, caller, policy, found.basis(None), issuer, found.numbers)
     except PolicyNotFound as error:
         raise NoPolicyMatches(audit=[exchange_refused(None, policy.organization_id, "no trust policy matches", subject=found.subject)]) from error
     return token_answer(instance, issued)
