@@ -336,3 +336,33 @@ def test_whoever_trusts_an_issuer_learns_why_its_keys_cannot_be_had(issuer: Fake
             assert refused.value.headers["Retry-After"] == str(limits.OUTSIDE_KEYS_RETRY_SECONDS)
 
     run(clock, work)
+
+
+def test_who_has_stale_keys_does_not_wait_for_an_issuer_that_is_slow(issuer: FakeIssuer, clock: Clock) -> None:
+    """The first waits a little, the others not at all; and what comes in the end counts."""
+
+    async def work(keys: OutsideKeys) -> None:
+        known = await keys.find(issuer.url, issuer.key.key_id, whose="acme")
+        old = issuer.key.key_id
+        issuer.rotate()
+        issuer.pause_seconds = 0.3
+        clock.pass_(301)
+        assert await keys.find(issuer.url, old, whose="acme") == known
+        assert fetches(issuer) == 1, "it goes on"
+        assert [await keys.find(issuer.url, old, whose="acme") for _ in range(5)] == [known] * 5
+        assert await keys.find(issuer.url, issuer.key.key_id, whose="acme"), "what is not known is waited for"
+        assert await keys.find(issuer.url, old, whose="acme") is None
+        assert fetches(issuer) == 2
+
+    run(clock, work, wait_seconds=0.05)
+
+
+def test_an_issuer_has_so_long_for_both_documents(issuer: FakeIssuer, clock: Clock) -> None:
+    issuer.pause_seconds = 0.2
+
+    async def work(keys: OutsideKeys) -> None:
+        with pytest.raises(IssuerUnreachable) as refused:
+            await keys.find(issuer.url, issuer.key.key_id, whose="acme")
+        assert "has not answered whole within 0.3 seconds" in refused.value.reason
+
+    run(clock, work, seconds_max=0.3)

@@ -50,6 +50,7 @@ class FakeIssuer:
         self.published = [self.key.jwk]
         self.caching: dict[str, str] = {"Cache-Control": "public, max-age=300"}
         self.is_down, self.refused = False, 0
+        self.pause_seconds = 0.0
         self.drips = False
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.requests: list[str] = []
@@ -198,6 +199,7 @@ def serving_issuer(issuer: FakeIssuer, tls: ssl.SSLContext | None = None, host: 
                 self.close_connection = True
                 return
             issuer.authorizations.append(self.headers.get("Authorization"))
+            time.sleep(issuer.pause_seconds)
             status, headers, body = issuer.reply(self.path)
             self.send_response(status)
             for name, value in headers.items():

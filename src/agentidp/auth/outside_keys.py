@@ -138,18 +138,19 @@ class OutsideKeys:
 
     async def _refreshed(self, source: _Source, known: _Known, whose: str) -> Mapping[str, OutsideKey]:
         """What the issuer says now, or else what it said last, if that is not too long ago. Raises IssuerUnreachable."""
-        reason = known.reason
+        reason, stale = known.reason, known.keys if self._is_within(known.loaded_at, limits.OUTSIDE_KEYS_STALE_SECONDS_MAX) else None
+        if stale is not None and known.loading is not None:
+            return stale  # the first to come waits a little, and nobody after him
         if reason is None or not self._is_within(known.tried_at, limits.OUTSIDE_KEYS_RETRY_SECONDS):
-            usable = known.keys is not None and self._is_within(known.loaded_at, limits.OUTSIDE_KEYS_STALE_SECONDS_MAX)
             try:
-                async with asyncio.timeout(self._wait_seconds if usable else None):
+                async with asyncio.timeout(None if stale is None else self._wait_seconds):
                     await self._load(source, known, whose)
                 reason = known.reason
             except TimeoutError:
                 reason = "It takes long to answer."
             except IssuerUnreachable as error:  # no turn to ask: what is known may do
                 reason = error.reason
-        if known.keys is None or (reason is not None and not self._is_within(known.loaded_at, limits.OUTSIDE_KEYS_STALE_SECONDS_MAX)):
+        if known.keys is None or (reason is not None and stale is None):
             raise IssuerUnreachable(reason or _BUSY)
         return known.keys
 
