@@ -273,6 +273,17 @@ def test_what_was_taken_away_no_longer_authenticates(tenant: Tenant, server: Run
         assert send(server, KEY.assertion(agent)).status_code == 401
 
 
+def test_an_expired_key_can_be_registered_again(tenant: Tenant, server: RunningServer) -> None:
+    agent, key = tenant.agent(), OwnKey()
+    register(agent, key, expiresAt=to_rfc3339(server.clock() + 60_000))
+    with server.clock.ahead(seconds=61):
+        register(agent, key)
+        assert send(server, key.assertion(agent)).status_code == 200
+        with agent.client("openid") as client:
+            again = client.post(f"/api/v1/agents/{agent.agent_id}/credentials", json={"kind": "public_key", "jwk": key.jwk})
+        assert again.status_code == 409, "now it is there"
+
+
 def test_an_organization_that_is_not_active(tenant: Tenant, server: RunningServer) -> None:
     register(tenant.admin, KEY)
     assert send(server, KEY.assertion(tenant.admin)).status_code == 200

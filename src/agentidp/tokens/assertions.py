@@ -34,34 +34,43 @@ class PresentedAssertion:
     once: tuple[OneTime, ...]
     _token: UnverifiedToken
     _instance: Instance
-    _published: dict[str, OutsideKey | None] = field(default_factory=dict)  # the key that it names, by where the client publishes its keys
+    # By where the client publishes its keys: the one that it names, or why nobody knows.
+    _published: dict[str, OutsideKey | IssuerUnreachable | None] = field(default_factory=dict)
 
     async def find(self) -> ClientKeys | None:
-        """Also looks the key up where the client publishes them. Raises Unavailable when nobody answers there, and nobody did lately."""
+        """Also looks the key up where the client publishes them. That nobody answers there, `authenticate` says: the client may have changed the address since."""
         stored, key_id = await self._instance.ledger.snapshots.find_keys(self.client_id), self._token.header.get("kid")
+        self._published.clear()
         if stored is None or key_id is None or any(key_id in _names(key) for key in stored.keys):
             return stored
-        for uri in {key.jwks_uri for key in stored.keys if key.jwks_uri is not None}:  # one at most
+        now, whose = self._instance.clock(), stored.keys[0].credential.organization_id
+        for uri in {key.jwks_uri for key in stored.keys if key.jwks_uri is not None and _is_active(key.credential, now)}:  # one at most
             try:
-                self._published[uri] = await self._instance.outside_keys.find(uri, key_id, whose=stored.keys[0].credential.organization_id, jwks_uri=uri)
+                self._published[uri] = await self._instance.outside_keys.find(uri, key_id, whose=whose, jwks_uri=uri)
             except IssuerUnreachable as error:
-                raise Unavailable("The keys of the client cannot be had right now; nothing was done. Please try again.") from error
+                self._published[uri] = error
         return stored
 
     def authenticate(self, stored: ClientKeys | None, now: int) -> Snapshot:
-        """The active agent behind the key, as far as the snapshot goes. Raises InvalidClient or UnauthorizedClient, with its audit event."""
-        for key in stored.keys if stored is not None else ():
-            if _is_active(key.credential, now) and self._is_signed_with(key):
-                return require_active(key.credential, now)
+        """The active agent behind the key, as far as the snapshot goes.
+
+        Raises InvalidClient or UnauthorizedClient, with its audit event; Unavailable when nobody can tell whether it is the client.
+        """
         if stored is None:
             raise _refused("unknown client, or one without keys")
+        for key in stored.keys:
+            if _is_active(key.credential, now) and self._is_signed_with(key):
+                return require_active(key.credential, now)
+        for unreachable in self._published.values():
+            if isinstance(unreachable, IssuerUnreachable):
+                raise Unavailable("The keys of the client cannot be had right now; nothing was done. Please try again.") from unreachable
         known = stored.keys[0].credential
         raise _refused("signed with no active key of the client", organization_id=known.organization_id, agent_id=known.agent_id)
 
     def _is_signed_with(self, key: ClientKey) -> bool:
         if key.public_jwk is None:
             published = self._published.get(key.jwks_uri or "")
-            return published is not None and _verifies(published.algorithm, published.key, self._token)
+            return isinstance(published, OutsideKey) and _verifies(published.algorithm, published.key, self._token)
         if self._token.header.get("kid") not in {None, *_names(key)}:
             return False
         registered = parse_public(key.public_jwk)
