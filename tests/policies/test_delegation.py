@@ -177,6 +177,26 @@ def test_who_acts_for_an_agent_is_not_that_agent(trust: Trust) -> None:
     assert status(trust, token, "/api/v1/agents", "POST", json=registration(scopes=["audit:read"])) == 400
 
 
+def test_a_token_made_to_do_less_does_less(trust: Trust) -> None:
+    """TH47: also without an actor, what the agent is beyond its scopes stays with the token that it got by itself."""
+    agent = trust.tenant.agent(*ALL_SCOPES)
+    make_administrator(agent)
+    own, path = agent.token(), f"/api/v1/agents/{agent.agent_id}/credentials"
+    less, same = exchanged(trust, own, scope="openid"), exchanged(trust, own)
+    further = exchanged(trust, same)
+    assert status(trust, own, path, "POST", json={}) == 201
+    assert [status(trust, token, path, "POST", json={}) for token in (less, same, further)] == [403] * 3
+    assert [status(trust, token, path) for token in (less, same)] == [403, 200], "with agents:read, as anybody else's"
+    credential = f"{path}/{parts(own)[1]['credential_id']}"
+    assert [status(trust, less, credential, "DELETE"), status(trust, less, f"{credential}/rotate", "POST", json={})] == [403, 403]
+    organization = f"/api/v1/organizations/{trust.tenant.organization_id}"
+    assert [status(trust, token, organization) for token in (own, less, same)] == [200, 403, 403]
+    another = agent.token()
+    for token, answer in ((another, 403), (less, 200)):
+        assert status(trust, less, "/api/v1/token/revoke", "POST", data={"token": token}) == answer, "its own only"
+    assert [status(trust, token, "/agent-info") for token in (less, own)] == [401, 200]
+
+
 @pytest.mark.parametrize("way", ["as it was issued", "exchanged for another"])
 def test_a_workload_is_held_to_its_policys_scopes(trust: Trust, issuers: Issuers, way: str) -> None:
     """It acts for the agent, but is not the agent: or it would make itself a secret that may do everything."""

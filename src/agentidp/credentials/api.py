@@ -36,7 +36,7 @@ CredentialStatus = Literal["active", "revoked", "expired"]
 CredentialKind = Literal["secret", "public_key"]  # that can be asked for here
 AgentPath = Annotated[str, Path(alias="agentId", description="The agent's id.")]
 CredentialPath = Annotated[str, Path(alias="credentialId", description="The credential's id.")]
-_NOTE = "Any token of the agent itself; for another agent {scope}."
+_NOTE = "Any token that the agent got by itself; for another agent {scope}."
 _WRITE, _READ = _NOTE.format(scope="agents:write, and every scope which that agent has"), _NOTE.format(scope="agents:read")
 
 
