@@ -26,7 +26,7 @@ from agentidp.core.errors import Invalid, InvalidScopes, TooManyCalls, Unauthent
 from agentidp.core.http import NO_STORE, JsonResponse
 from agentidp.core.operations import oauth, public, secured
 from agentidp.core.resources import RequestBody, Uuid
-from agentidp.policies.rules import ExchangeRefused, NoPolicyMatches, OutsideTokenInvalid, OutsideTokenReplayed
+from agentidp.policies.rules import ExchangeRefused, NoPolicyMatches, OutsideTokenInvalid, OutsideTokenReplayed, PresentedTokenRefused
 from agentidp.tokens import actions
 from agentidp.tokens.assertions import ASSERTION_TYPE
 from agentidp.tokens.clients import Form, presented_client, read_form, settle
@@ -160,7 +160,7 @@ class Introspection(BaseModel):
     **oauth(
         TokenRequest,
         *(TooManyTokens, UnsupportedGrantType, InvalidScopes, InvalidTarget, UnauthorizedClient, InvalidClient, ExchangeRefused, IssuerUnreachable),
-        *(InvalidProof, NonceNeeded),
+        *(PresentedTokenRefused, InvalidProof, NonceNeeded),
         security=[{"basic": []}, {}],
     ),
 )

@@ -21,7 +21,7 @@ from agentidp.core import limits
 from agentidp.core.caller import AuditEntry
 from agentidp.core.errors import Invalid, InvalidScopes
 from agentidp.ledger.entries import Entry, Snapshot, Verdict
-from agentidp.policies.rules import ExchangeRefused
+from agentidp.policies.rules import PresentedTokenRefused
 from agentidp.tokens.actions import Basis, issue_token, note_use, over_limit
 from agentidp.tokens.clients import Form, require_no_client
 from agentidp.tokens.grants import jwt_bearer
@@ -34,7 +34,7 @@ _OUTSIDE: Final = frozenset({"urn:ietf:params:oauth:token-type:jwt", "urn:ietf:p
 
 
 async def handle(request: Request, form: Form) -> dict[str, Any]:
-    """The answer of RFC 8693 section 2.2.1. Raises ExchangeRefused, Invalid, InvalidScopes, InvalidTarget, InvalidProof, NonceNeeded.
+    """The answer of RFC 8693 section 2.2.1. Raises PresentedTokenRefused, Invalid, InvalidScopes, InvalidTarget, InvalidProof, NonceNeeded.
 
     Also RateLimited, TooManyTokens, Unavailable.
     """
@@ -53,7 +53,7 @@ async def handle(request: Request, form: Form) -> dict[str, Any]:
     elif kind in _OUTSIDE:
         if "actor_token" in form:
             raise Invalid("actor_token goes with an access token of this server as subject_token.")
-        answer = await jwt_bearer.handle(request, wanted | {"assertion": form["subject_token"]}, GRANT_TYPE)
+        answer = await jwt_bearer.handle(request, wanted | {"assertion": form["subject_token"]}, GRANT_TYPE, PresentedTokenRefused)
     else:
         raise Invalid(f"subject_token_type must be {ACCESS_TOKEN}, or for a token of another issuer {min(_OUTSIDE)}.")
     return {"issued_token_type": ACCESS_TOKEN} | answer
@@ -103,7 +103,7 @@ async def _own(request: Request, form: Form) -> dict[str, Any]:
 
 
 async def _verified(request: Request, form: Form, name: str) -> VerifiedClaims:
-    """An access token of ours for our own API, in force. Raises ExchangeRefused, RateLimited, Unavailable."""
+    """An access token of ours for our own API, in force. Raises PresentedTokenRefused, RateLimited, Unavailable."""
     instance = instance_of(request)
     if form[f"{name}_type"] != [ACCESS_TOKEN]:
         raise Invalid(f"{name}_type must be {ACCESS_TOKEN}.")
@@ -120,7 +120,7 @@ async def _verified(request: Request, form: Form, name: str) -> VerifiedClaims:
 
 
 def _shrunk(subject: VerifiedClaims, actor: VerifiedClaims | None) -> Basis:
-    """What the subject, and whoever acts for it, may both do, for as long as both may. Raises ExchangeRefused."""
+    """What the subject, and whoever acts for it, may both do, for as long as both may. Raises PresentedTokenRefused."""
     metadata: Mapping[str, object] = {"grant": GRANT_TYPE, "subjectTokenId": subject.token_id}
     if actor is None:
         outermost = subject.claims.get("act")
@@ -153,9 +153,9 @@ def _shrunk(subject: VerifiedClaims, actor: VerifiedClaims | None) -> Basis:
     )
 
 
-def _refused(reason: str, token: VerifiedClaims | None) -> ExchangeRefused:
+def _refused(reason: str, token: VerifiedClaims | None) -> PresentedTokenRefused:
     known = {"organization_id": token.organization_id, "agent_id": token.agent_id} if token is not None and not token.is_registration else {}
-    return ExchangeRefused(f"{reason[0].upper()}{reason[1:]}.", audit=[AuditEntry("auth.failed", "failure", metadata={"reason": reason}, **known)])
+    return PresentedTokenRefused(f"{reason[0].upper()}{reason[1:]}.", audit=[AuditEntry("auth.failed", "failure", metadata={"reason": reason}, **known)])
 
 
 def _rests_on(subject: VerifiedClaims, *others: VerifiedClaims) -> tuple[Mapping[str, Any], ...]:
