@@ -6,7 +6,7 @@ once, and that its key is still registered, the ledger's commit confirms.
 
 from dataclasses import dataclass, field
 
-from agentidp.auth.claims import LEEWAY_MS, instant, past_instant, token_id
+from agentidp.auth.claims import LEEWAY_MS, instant, media_type, past_instant, token_id
 from agentidp.auth.instance import Instance
 from agentidp.auth.jwk import parse_public, thumbprint
 from agentidp.auth.jws import InvalidToken, PublicKey, UnverifiedToken, parse_unverified, verify_signature
@@ -22,7 +22,7 @@ from agentidp.tokens.rules import InvalidClient
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 CLIENT_ASSERTION = "client_assertion"  # the kind of its one-time value
-_TYPES = ("JWT", "client-authentication+jwt")
+_TYPES = (None, "jwt", "client-authentication+jwt")
 _LIFE_MS_MAX = limits.CLIENT_ASSERTION_SECONDS_MAX * 1000 + LEEWAY_MS
 
 
@@ -78,29 +78,29 @@ class PresentedAssertion:
 
 
 def presented_assertion(assertion_type: str, text: str, client_id: str | None, instance: Instance) -> PresentedAssertion:
-    """The assertion, if it could be one of that client. Raises InvalidClient."""
+    """The assertion, if it could be one of that client. Raises InvalidClient, which says why: it knows nothing of any client yet."""
     if assertion_type != ASSERTION_TYPE:
-        raise _refused("unknown client_assertion_type")
+        raise _wrong(f"client_assertion_type is not {ASSERTION_TYPE}")
     try:
         token = parse_unverified(text)
         subject, once = _checked(token, instance.settings.issuer, instance.clock())
     except InvalidToken as error:
-        raise _refused(f"client assertion: {error}") from error
+        raise _wrong(f"client assertion: {error}") from error
     if client_id not in {None, subject}:
-        raise _refused("client_id is not the client of the assertion")
+        raise _wrong("client_id is not the client of the assertion")
     return PresentedAssertion(subject, (once,), token, instance)
 
 
 def _checked(token: UnverifiedToken, issuer: str, now: int) -> tuple[str, OneTime]:
     """The client and the value that may be used once."""
     claims = token.payload
-    if token.header.get("typ", "JWT") not in _TYPES:
+    if media_type(token.header) not in _TYPES:
         raise InvalidToken("typ is not that of a client assertion")
     client_id = claims.get("sub")
     if not isinstance(client_id, str) or not is_id(client_id) or claims.get("iss") != client_id:
         raise InvalidToken("iss and sub are not the client")
     if claims.get("aud") not in (issuer, [issuer]):
-        raise InvalidToken("aud is not our issuer alone")
+        raise InvalidToken(f"aud is not the issuer alone, {issuer}")
     expires_at, issued_at = instant(claims, "exp"), past_instant(claims, "iat", now)
     past_instant(claims, "nbf", now)
     if expires_at is None or expires_at <= now:
@@ -127,6 +127,10 @@ def _verifies(algorithm: str, key: PublicKey, token: UnverifiedToken) -> bool:
     except InvalidToken:
         return False
     return True
+
+
+def _wrong(reason: str) -> InvalidClient:
+    return InvalidClient(reason, audit=[AuditEntry("auth.failed", "failure", metadata={"reason": reason})])
 
 
 def _refused(reason: str, **agent: str) -> InvalidClient:
