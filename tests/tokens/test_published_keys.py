@@ -142,6 +142,16 @@ def test_a_dead_address_is_replaced_by_what_works(agent: TestAgent, publisher: F
     assert [send(agent, key, path).status_code for path in ENDPOINTS] == [200] * 3
 
 
+def test_a_dead_address_that_is_gone_makes_nobody_wait(agent: TestAgent, publisher: FakeIssuer) -> None:
+    """With another key left, the answer is that this one is none of the client's."""
+    dead = register_address(agent, publisher.url + "/dead").json()["credentialId"]
+    assert send(agent, OwnKey()).status_code == 503
+    register(agent, OwnKey())
+    with agent.client("openid") as client:
+        assert client.delete(f"{path_of(agent)}/{dead}").status_code == 204
+    assert send(agent, OwnKey()).status_code == 401
+
+
 def test_a_dead_address_is_nothing_to_a_registered_key(agent: TestAgent, publisher: FakeIssuer) -> None:
     own = OwnKey()
     register_address(agent, publisher.url + "/dead")
@@ -156,6 +166,8 @@ def test_an_expired_address_blocks_no_other(agent: TestAgent, publisher: FakeIss
     with agent.client("openid") as client:
         body = {"kind": "public_key", "jwksUri": publisher.url + "/dead", "expiresAt": to_rfc3339(clock() + 60_000)}
         assert client.post(path_of(agent), json=body).status_code == 201
+    assert send(agent, key).status_code == 503
+    publisher.requests.clear()
     with clock.ahead(seconds=61):
         assert register_address(agent, publisher.url + KEYS).status_code == 201
         assert send(agent, key).status_code == 200
