@@ -100,6 +100,7 @@ WRONG_KEYS: dict[str, tuple[dict[str, object], str]] = {
     "the private half, EC": (EC | {"d": "AA"}, "private key"),
     "the private half, RSA": (RSA | {"d": "AA", "p": "AA", "q": "AA"}, "private key"),
     "a private member of the wrong type": (OKP | {"d": None}, "private key"),
+    "more primes than two, and nothing else": (RSA | {"oth": []}, "private key"),
     "half a point": ({name: value for name, value in EC.items() if name != "y"}, "must be a key for"),
     "a point off the curve": (EC | {"y": EC["x"]}, "numbers are wrong"),
     "a number as a number": (EC | {"x": 5}, "must be a key for"),

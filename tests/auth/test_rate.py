@@ -13,6 +13,7 @@ import httpx2
 import pytest
 import sqlalchemy as sa
 from tests.conftest import fresh_postgres_database
+from tests.proofs import OwnKey, with_proof
 from tests.serving import RunningServer, settings_for
 from tests.tenants import Tenant, TestAgent, make_tenant, operator_of
 
@@ -236,6 +237,38 @@ def test_a_source_that_tries_many_names_is_stopped_too(limited: RunningServer) -
     assert statuses == [401] * 10 * FAILURES + [429]
     assert ask(limited, agent.agent_id, agent.client_secret, attacker).status_code == 429
     assert ask(limited, agent.agent_id, agent.client_secret, source()).status_code == 200
+
+
+def test_wrong_proofs_are_guesses_and_rounds_for_a_nonce_are_none(limited: RunningServer) -> None:
+    server, key = limited, OwnKey()
+    agent = make_tenant(server).agent("agents:read", "openid")
+    form = {"grant_type": "client_credentials", "client_id": agent.agent_id, "client_secret": agent.client_secret}
+    with server.client(headers=source()) as client:
+
+        def ask_with(nonce: str, **claims: Any) -> httpx2.Response:
+            return client.post(TOKEN, data=form, headers={"DPoP": key.proof(server, "POST", TOKEN, nonce, **claims)})
+
+        def call_with(token: str, nonce: str, **claims: Any) -> int:
+            return with_proof(client, "GET", "/agent-info", token, key.proof(server, "GET", "/agent-info", nonce, token, **claims)).status_code
+
+        rounds = [ask_with("") for _ in range(10 * FAILURES + 5)]
+        assert {(answer.status_code, answer.json()["error"]) for answer in rounds} == {(400, "use_dpop_nonce")}
+        nonce = rounds[-1].headers["dpop-nonce"]
+        token = ask_with(nonce).json()["access_token"]
+        assert [call_with(token, "") for _ in range(FAILURES + 2)] == [401] * (FAILURES + 2)
+        assert [call_with(token, nonce, htm="PUT") for _ in range(FAILURES + 2)] == [401] * FAILURES + [429] * 2
+        statuses = [ask_with(nonce, htm="PUT").status_code for _ in range(20 * FAILURES)]  # of no client yet: the source's failures are counted
+        assert (statuses[: 9 * FAILURES], statuses[-1]) == ([400] * 9 * FAILURES, 429)
+
+
+def test_an_exchange_of_our_own_token_is_a_request_of_its_client(free: Tenant) -> None:
+    kind = "urn:ietf:params:oauth:token-type:access_token"
+    token = free.agent("agents:read").token()
+    form = {"grant_type": "urn:ietf:params:oauth:grant-type:token-exchange", "subject_token": token, "subject_token_type": kind}
+    with free.server.client() as client:
+        answers = [client.post(TOKEN, data=form) for _ in range(FREE + 1)]
+    assert [answer.status_code for answer in answers] == [200] * (FREE - 1) + [429] * 2
+    assert answers[-1].json()["error"] == "slow_down"
 
 
 def test_a_good_token_is_served_where_bad_ones_are_refused(limited: RunningServer) -> None:

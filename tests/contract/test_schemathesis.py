@@ -56,7 +56,7 @@ _NOW = datetime.now(UTC)
 _FUTURE = st.integers(1, 365 * 5000).map(lambda days: (_NOW + timedelta(days)).isoformat().replace("+00:00", "Z"))
 schemathesis.openapi.format("date-time", _FUTURE)
 
-# Nor that numbers of the right size are those of a key: they are replaced.
+# Nor that numbers of the right size are those of a key, and a kid its thumbprint: they are replaced.
 KEYS = {key["kty"]: key for key in (public_jwk(generate(algorithm), algorithm) for algorithm in get_args(Algorithm))}
 _32_BYTES = "[A-Za-z0-9_-]{43}"
 NUMBERS = {"EC": {"x": _32_BYTES, "y": _32_BYTES}, "OKP": {"x": _32_BYTES}, "RSA": {"n": "[A-Za-z0-9_-]{342,683}"}}
@@ -171,7 +171,8 @@ def prepare(tenant: Tenant, caller: TestAgent, seen_emails: set[str], case: Any)
     for name in ("client_assertion", "client_assertion_type"):  # in one way only
         body.pop(name, None)
     if isinstance(jwk := body.get("jwk"), dict) and (numbers := NUMBERS.get(str(jwk.get("kty")))) and is_shaped(jwk, numbers):
-        jwk |= {name: KEYS[jwk["kty"]][name] for name in numbers}
+        named = {"kid"} if isinstance(jwk.get("kid"), str) and re.fullmatch(_32_BYTES, jwk["kid"], re.ASCII) else set()
+        jwk |= {name: KEYS[jwk["kty"]][name] for name in numbers.keys() | named}
     if isinstance(email := body.get("email"), str):
         if email in seen_emails:
             body["email"] = f"{len(seen_emails)}{email}"

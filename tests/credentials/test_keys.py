@@ -66,6 +66,17 @@ def test_a_body_that_asks_for_neither_or_both_is_refused(tenant: Tenant, body: d
         assert refused(client.post(path_of(tenant.admin), json=body), 400, "VALIDATION_ERROR")
 
 
+def test_a_kid_is_the_thumbprint_or_left_out(tenant: Tenant) -> None:
+    """Assertions could not use another one: it is not kept."""
+    with tenant.admin.client() as client:
+        for kid in ("my-key", "", 5, None):
+            response = client.post(path_of(tenant.admin), json={"kind": "public_key", "jwk": EC | {"kid": kid}})
+            assert refused(response, 400, "VALIDATION_ERROR")
+            assert f"leave kid out; assertions name the key by its thumbprint, {thumbprint(EC)}, or by the credentialId" in response.json()["message"]
+        response = client.post(path_of(tenant.admin), json={"kind": "public_key", "jwk": EC | {"kid": thumbprint(EC)}})
+    assert (response.status_code, response.json()["hint"]) == (201, thumbprint(EC))
+
+
 def test_a_key_is_an_agents_once(tenant: Tenant) -> None:
     """Else revoking the credential of a key would leave it alive in another."""
     agent, other = tenant.agent(), tenant.agent()

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import httpx2
 import jwt
 import pytest
-from tests.proofs import OwnKey, asserted, register
+from tests.proofs import OwnKey, asserted, bound_token, nonce_of, register
 from tests.serving import RunningServer
 from tests.tenants import Tenant
 
@@ -45,10 +45,7 @@ def test_every_announced_address_is_served_by_this_issuer(server: RunningServer,
 def test_provider_metadata_adds_to_the_servers(server: RunningServer) -> None:
     server_metadata, provider = document(server, "oauth-authorization-server"), document(server, "openid-configuration")
     assert provider == provider | server_metadata
-    assert provider.keys() - server_metadata.keys() == {
-        *("userinfo_endpoint", "subject_types_supported"),
-        *("id_token_signing_alg_values_supported", "claims_supported"),
-    }
+    assert provider.keys() - server_metadata.keys() == {"userinfo_endpoint", "subject_types_supported", "claims_supported"}
 
 
 def test_every_announced_grant_scope_and_method_works(server: RunningServer, tenant: Tenant) -> None:
@@ -69,10 +66,13 @@ def test_every_announced_grant_scope_and_method_works(server: RunningServer, ten
     basic = base64.b64encode(f"{agent.agent_id}:{agent.client_secret}".encode()).decode()
     key = OwnKey()
     register(agent, key)
+    bound, introspect = bound_token(agent, key, "tokens:read"), "/api/v1/token/introspect"
     authentication: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         "client_secret_basic": ({"Authorization": f"Basic {basic}"}, {}),
         "client_secret_post": ({}, {"client_id": agent.agent_id, "client_secret": agent.client_secret}),
-        "bearer": ({"Authorization": f"Bearer {agent.token('tokens:read')}"}, {}),
+        "Bearer": ({"Authorization": f"Bearer {agent.token('tokens:read')}"}, {}),
+        "DPoP": ({"Authorization": f"DPoP {bound}", "DPoP": key.proof(server, "POST", introspect, nonce_of(server), bound)}, {}),
+        "none": ({}, {"grant_type": "urn:ietf:params:oauth:grant-type:token-exchange"} | ours),
     }
     requests = {"token": {"grant_type": "client_credentials"}, "introspection": {"token": "x"}, "revocation": {"token": "x"}}
     for endpoint, form in requests.items():

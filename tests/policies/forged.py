@@ -300,8 +300,8 @@ def page() -> str:
     return (
         "<!-- Written by `make docs`; `make test` compares. -->\n\n# Forged tokens\n\n"
         "Each row is a token that is presented to a running server, on SQLite and on PostgreSQL. It is signed by a stand-in for the issuer with a key that it\n"
-        "publishes, unless the row says otherwise, and right but for what the row names. The answer is that of `POST /api/v1/oidc/token`; as `assertion` and as\n"
-        "`subject_token` at `POST /api/v1/token` the same tokens get 400 `invalid_grant`, with the same code. *Stopped by* is a claim that\n"
+        "publishes, unless the row says otherwise, and right but for what the row names. The answer is that of `POST /api/v1/oidc/token`; at\n"
+        "`POST /api/v1/token` the same tokens get 400 with the same code: `invalid_grant` as `assertion`, `invalid_request` as `subject_token`. *Stopped by* is a claim that\n"
         "`POST /api/v1/oidc/trust-policies/explain` names. The tables are in `tests/policies/forged.py`, the tests in `tests/policies/test_forgeries.py`.\n\n"
         f"{len(decided) + len(fixed) - refused} tokens are accepted, {refused} are refused.\n\n## What a policy decides\n\n"
         + table(["Issuer", "Token", "Stopped by", "Answer"], decided)

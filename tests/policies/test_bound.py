@@ -51,9 +51,9 @@ def test_a_bound_token_is_exchanged_by_the_holder_of_its_key(trust: Trust) -> No
     subject, actor = trust.tenant.agent("agents:read"), trust.tenant.agent("agents:read")
     bound, free = bound_token(subject, KEY), subject.token()
     kinds = {"subject_token_type": ACCESS}
-    assert send(trust, None, subject_token=bound, **kinds).json()["error"] == "invalid_grant"
-    assert send(trust, OTHER_KEY, subject_token=bound, **kinds).json()["error"] == "invalid_grant"
-    assert send(trust, None, subject_token=free, actor_token=bound_token(actor, KEY), actor_token_type=ACCESS, **kinds).json()["error"] == "invalid_grant"
+    assert send(trust, None, subject_token=bound, **kinds).json()["error"] == "invalid_request"
+    assert send(trust, OTHER_KEY, subject_token=bound, **kinds).json()["error"] == "invalid_request"
+    assert send(trust, None, subject_token=free, actor_token=bound_token(actor, KEY), actor_token_type=ACCESS, **kinds).json()["error"] == "invalid_request"
     for wanted, options in (
         ("subject", {"subject_token": bound}),
         ("actor", {"subject_token": free, "actor_token": bound_token(actor, KEY), "actor_token_type": ACCESS}),

@@ -90,8 +90,8 @@ def test_scope_audience_and_life_only_shrink(trust: Trust, subject: TestAgent, a
 def test_only_a_token_for_this_server_is_exchanged(trust: Trust, subject: TestAgent, actor: TestAgent) -> None:
     """Another server that was given a token must not get one for here by it."""
     elsewhere = subject.token(resource="https://api.example.com")
-    assert refused(exchange(trust, elsewhere)) == "invalid_grant"
-    assert refused(exchange(trust, subject.token(), actor.token(resource="https://api.example.com"))) == "invalid_grant"
+    assert refused(exchange(trust, elsewhere)) == "invalid_request"
+    assert refused(exchange(trust, subject.token(), actor.token(resource="https://api.example.com"))) == "invalid_request"
 
 
 def test_whose_tokens_they_may_be(trust: Trust, subject: TestAgent, actor: TestAgent, other_tenant: Tenant, issuers: Issuers) -> None:
@@ -106,9 +106,9 @@ def test_whose_tokens_they_may_be(trust: Trust, subject: TestAgent, actor: TestA
         exchanged(trust, actor.token()),
         exchanged(trust, actor.token(), token),
     ):
-        assert refused(exchange(trust, token, wrong)) == "invalid_grant"
+        assert refused(exchange(trust, token, wrong)) == "invalid_request"
     for wrong in (answer["id_token"], issuers.github.token(trust.audience), "x.y.z"):
-        assert refused(exchange(trust, wrong, actor.token())) == "invalid_grant"
+        assert refused(exchange(trust, wrong, actor.token())) == "invalid_request"
 
 
 def test_actors_stand_one_behind_the_other_up_to_a_bound(trust: Trust) -> None:
@@ -123,8 +123,8 @@ def test_actors_stand_one_behind_the_other_up_to_a_bound(trust: Trust) -> None:
         act = act.get("act")
     assert chain == [agent.agent_id for agent in reversed(agents[1 : limits.ACTORS_MAX + 1])], "the newest outermost"
     assert status(trust, token) == 200
-    assert refused(exchange(trust, token, agents[-1].token())) == "invalid_grant"
-    assert refused(exchange(trust, token)) == "invalid_grant", "nor does it go on without an actor"
+    assert refused(exchange(trust, token, agents[-1].token())) == "invalid_request"
+    assert refused(exchange(trust, token)) == "invalid_request", "nor does it go on without an actor"
 
 
 def revoke(trust: Trust, token: str) -> None:
@@ -158,7 +158,7 @@ def test_what_ends_either_ends_what_was_made_of_both(trust: Trust, subject: Test
             trust.tenant.server.write(update_agent, agent.caller, agent.agent_id, {"status": stop})
     assert [status(trust, one) for one in (token, further)] == [401, 401]
     assert [introspect(trust, one) for one in (token, further)] == [{"active": False}] * 2
-    assert refused(exchange(trust, token)) == "invalid_grant"
+    assert refused(exchange(trust, token)) == "invalid_request"
 
 
 def test_who_acts_for_an_agent_is_not_that_agent(trust: Trust) -> None:
@@ -175,6 +175,26 @@ def test_who_acts_for_an_agent_is_not_that_agent(trust: Trust) -> None:
     assert status(trust, token, "/api/v1/oidc/trust-policies", "POST", json=body) == 403
     assert status(trust, token, "/api/v1/agents", "POST", json=registration(scopes=["agents:read"])) == 201
     assert status(trust, token, "/api/v1/agents", "POST", json=registration(scopes=["audit:read"])) == 400
+
+
+def test_a_token_made_to_do_less_does_less(trust: Trust) -> None:
+    """TH47: also without an actor, what the agent is beyond its scopes stays with the token that it got by itself."""
+    agent = trust.tenant.agent(*ALL_SCOPES)
+    make_administrator(agent)
+    own, path = agent.token(), f"/api/v1/agents/{agent.agent_id}/credentials"
+    less, same = exchanged(trust, own, scope="openid"), exchanged(trust, own)
+    further = exchanged(trust, same)
+    assert status(trust, own, path, "POST", json={}) == 201
+    assert [status(trust, token, path, "POST", json={}) for token in (less, same, further)] == [403] * 3
+    assert [status(trust, token, path) for token in (less, same)] == [403, 200], "with agents:read, as anybody else's"
+    credential = f"{path}/{parts(own)[1]['credential_id']}"
+    assert [status(trust, less, credential, "DELETE"), status(trust, less, f"{credential}/rotate", "POST", json={})] == [403, 403]
+    organization = f"/api/v1/organizations/{trust.tenant.organization_id}"
+    assert [status(trust, token, organization) for token in (own, less, same)] == [200, 403, 403]
+    another = agent.token()
+    for token, answer in ((another, 403), (less, 200)):
+        assert status(trust, less, "/api/v1/token/revoke", "POST", data={"token": token}) == answer, "its own only"
+    assert [status(trust, token, "/agent-info") for token in (less, own)] == [401, 200]
 
 
 @pytest.mark.parametrize("way", ["as it was issued", "exchanged for another"])

@@ -61,7 +61,8 @@ def doors(trust: Trust, token: str) -> Iterator[tuple[str, int, dict[str, Any]]]
 def require_refused(trust: Trust, token: str, status: int, code: str) -> None:
     for where, answered, body in doors(trust, token):
         assert answered == (status if where == "oidc" else 400), body
-        assert (body["error"], body["code"]) == ("invalid_grant", code), body
+        error = "invalid_request" if where.endswith("token-exchange") else "invalid_grant"  # RFC 8693 section 2.2.2
+        assert (body["error"], body["code"]) == (error, code), body
         assert "access_token" not in body
 
 

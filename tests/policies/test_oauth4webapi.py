@@ -45,12 +45,14 @@ def test_all_that_discovery_lists_works(done: dict[str, Any]) -> None:
     assert (done["oidc"], done["oauth2"], done["resource"]) == (done["issuer"], done["issuer"], [done["issuer"]])
     methods = ["client_secret_basic", "client_secret_post", *(f"private_key_jwt {algorithm}" for algorithm in ALGORITHMS)]
     assert done["methods"] == {name: ["bearer", "agents:read tokens:read", done["agentId"], True, False] for name in methods}
+    assert done["identified"] == [done["agentId"], ["ES256"], True]
     bound = ["dpop", True, done["agentId"], True, "dpop", [401, ["dpop", "invalid_token"]]]
     assert done["bound"] == dict.fromkeys(ALGORITHMS, bound), "the last: as a plain bearer"
     assert done["grants"] == ["agents:read", "urn:ietf:params:oauth:token-type:access_token", "agents:read"]
     assert done["refusals"] == {
         "replayed": [400, "invalid_grant", True],
         "garbage": [400, "invalid_grant", True],
+        "unacceptable": [400, "invalid_request", True],
         "wider": [400, "invalid_scope", True],
         "audience": [400, "invalid_target", True],
         "no subject": [400, "invalid_request", True],

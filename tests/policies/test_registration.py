@@ -84,7 +84,7 @@ def test_it_authenticates_nobody_at_the_token_endpoints(trust: Trust, token: str
     with trust.tenant.server.client(headers={"Authorization": f"Bearer {token}"}) as client:
         assert client.post(f"/api/v1/token/{path}", data={"token": token}).status_code == 403
     kind = "urn:ietf:params:oauth:token-type:access_token"
-    assert trust.grant("token-exchange", subject_token=token, subject_token_type=kind).json()["error"] == "invalid_grant"
+    assert trust.grant("token-exchange", subject_token=token, subject_token_type=kind).json()["error"] == "invalid_request"
     assert (
         trust.grant("token-exchange", subject_token=trust.tenant.admin.token(), subject_token_type=kind, actor_token=token, actor_token_type=kind).status_code
         == 400

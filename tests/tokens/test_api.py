@@ -179,7 +179,10 @@ def test_introspection_shapes(tenant: Tenant, other_tenant: Tenant, server: Runn
     with server.client() as client:
         as_client = client.post(INTROSPECT, data={"token": token, "client_id": agent.agent_id, "client_secret": agent.client_secret})
         assert as_client.json()["active"] is True
-        assert oauth_error(client.post(INTROSPECT, data={"token": token})) == (401, "invalid_token")
+        for path in (INTROSPECT, REVOKE):
+            nobody = client.post(path, data={"token": token})
+            assert oauth_error(nobody) == (401, "invalid_client")
+            assert nobody.headers["www-authenticate"].startswith("Basic ")
     with agent.client() as client:
         assert oauth_error(client.post(INTROSPECT, data={"token": token})) == (403, "insufficient_scope")
     with tenant.admin.client("tokens:read") as client:

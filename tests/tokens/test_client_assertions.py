@@ -64,6 +64,8 @@ GOOD: dict[str, Callable[[TestAgent, str], tuple[dict[str, Any], dict[str, Any],
     "client_id beside it": lambda agent, _: ({}, {}, {"client_id": agent.agent_id}),
     "an audience of one in a list": lambda agent, _: ({}, {"aud": [agent.server.url]}, {}),
     "its type": lambda *_: ({"typ": "client-authentication+jwt"}, {}, {}),
+    "its type, written otherwise": lambda *_: ({"typ": "application/Client-Authentication+JWT"}, {}, {}),
+    "the usual type, written otherwise": lambda *_: ({"typ": "jwt"}, {}, {}),
     "the usual type": lambda *_: ({"typ": "JWT"}, {}, {}),
     "the thumbprint as key id": lambda *_: ({"kid": KEY.thumbprint}, {}, {}),
     "the credential as key id": lambda _, credential_id: ({"kid": credential_id}, {}, {}),
@@ -115,6 +117,7 @@ WRONG: dict[str, Callable[[TestAgent, TestAgent], str]] = {
     "typ of an access token": lambda agent, _: KEY.assertion(agent, {"typ": "at+jwt"}),
     "typ of a proof": lambda agent, _: KEY.assertion(agent, {"typ": "dpop+jwt"}),
     "typ of another type": lambda agent, _: forge(KEY.private, {"alg": "ES256", "typ": ["JWT"]}, parts(KEY.assertion(agent))[1]),
+    "no typ of an assertion": lambda agent, _: KEY.assertion(agent, {"typ": "application/application/jwt"}),
     "no iss": lambda agent, _: KEY.assertion(agent, iss=None),
     "another iss": lambda agent, other: KEY.assertion(agent, iss=other.agent_id),
     "no sub": lambda agent, _: KEY.assertion(agent, sub=None),
@@ -150,15 +153,23 @@ def claims_text(agent: TestAgent) -> str:
     return json.dumps(parts(KEY.assertion(agent))[1])
 
 
+# What only those could find out who know what is stored: they get one answer, which says nothing.
+TELLING = {
+    *("alg none", "alg of another key", "HMAC with the public key", "another key", "another key under this one's id"),
+    *("an unknown key id", "a key id that is SQL", "another agent", "an agent that there is not"),
+}
+
+
 @pytest.mark.parametrize("name", WRONG)
-def test_every_wrong_assertion_gets_the_same_answer(tenant: Tenant, server: RunningServer, name: str) -> None:
+def test_every_wrong_assertion_is_refused(tenant: Tenant, server: RunningServer, name: str) -> None:
     agent, other = tenant.agent(), tenant.agent()
     register(agent, KEY)
     for path in ENDPOINTS:
         response = send(server, WRONG[name](agent, other), path)
-        assert (response.status_code, response.json()) == REFUSED, path
+        found = reason(tenant, response)
+        said = REFUSED[1] if name in TELLING else REFUSED[1] | {"error_description": f"Client authentication failed: {found}."}
+        assert (response.status_code, response.json()) == (REFUSED[0], said), path
         assert response.headers["www-authenticate"].startswith("Basic ")
-        assert reason(tenant, response)
     assert send(server, KEY.assertion(agent)).status_code == 200
 
 
@@ -271,6 +282,17 @@ def test_what_was_taken_away_no_longer_authenticates(tenant: Tenant, server: Run
         assert send(server, OTHER_KEY.assertion(agent)).status_code == 401
         assert client.delete(f"/api/v1/agents/{agent.agent_id}").status_code == 204
         assert send(server, KEY.assertion(agent)).status_code == 401
+
+
+def test_an_expired_key_can_be_registered_again(tenant: Tenant, server: RunningServer) -> None:
+    agent, key = tenant.agent(), OwnKey()
+    register(agent, key, expiresAt=to_rfc3339(server.clock() + 60_000))
+    with server.clock.ahead(seconds=61):
+        register(agent, key)
+        assert send(server, key.assertion(agent)).status_code == 200
+        with agent.client("openid") as client:
+            again = client.post(f"/api/v1/agents/{agent.agent_id}/credentials", json={"kind": "public_key", "jwk": key.jwk})
+        assert again.status_code == 409, "now it is there"
 
 
 def test_an_organization_that_is_not_active(tenant: Tenant, server: RunningServer) -> None:

@@ -119,6 +119,14 @@ WRONG: dict[str, Callable[[Good], str]] = {
     "another host": made(htu=lambda _, path: f"https://other.example{path}"),
     "another scheme": made(htu=lambda server, path: server.url.replace("http:", "https:") + path),
     "user information": made(htu=lambda server, path: server.url.replace("//", "//a@") + path),
+    "a tab before the address": made(htu=lambda server, path: f"\t{server.url}{path}"),
+    "a line end in the address": made(htu=lambda server, path: f"{server.url}{path}\n"),
+    "a space behind the address": made(htu=lambda server, path: f"{server.url}{path} "),
+    "a letter that is not of ASCII": made(htu=lambda server, path: f"{server.url}{path}?\u00e9"),
+    "expired": made(exp=lambda server, _: _now(server) - 1),
+    "exp as text": made(exp="1"),
+    "not good yet": made(nbf=lambda server, _: _now(server) + LEEWAY + 5),
+    "nbf as text": made(nbf="1"),
     "no address": made(htu=lambda _, path: f"http://[::1{path}"),
     "no iat": made(iat=None),
     "iat as text": made(iat="1"),
@@ -140,11 +148,40 @@ def test_every_wrong_proof_is_refused(tenant: Tenant, server: RunningServer, nam
     agent, nonce = tenant.agent(), nonce_of(server)
     response = ask(agent, WRONG[name]((server, "POST", TOKEN, nonce, None)))
     assert (response.status_code, response.json()["error"]) == (400, "invalid_dpop_proof")
+    assert response.json()["error_description"].startswith("The DPoP proof is not valid for this request: ")
     assert response.headers["dpop-nonce"]
     token = bound_token(agent, KEY)
     response = call(server, token, WRONG[name]((server, "GET", INFO, nonce, token)))
     assert refused(response, "invalid_dpop_proof")
     assert response.headers["dpop-nonce"]
+
+
+SAID = {
+    "another path": "htu is not the address",
+    "expired": "expired",
+    "two in one": "not three base64url parts",
+    "a private key": "jwk holds a private key: keep that to yourself, send the public half only, and if others may have seen it make another one",
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_why_a_proof_is_refused(tenant: Tenant, server: RunningServer, name: str) -> None:
+    description = f"The DPoP proof is not valid for this request: {SAID[name]}."
+    assert ask(tenant.admin, WRONG[name]((server, "POST", TOKEN, nonce_of(server), None))).json()["error_description"] == description
+    token = bound_token(tenant.admin, KEY)
+    assert call(server, token, WRONG[name]((server, "GET", INFO, nonce_of(server), token))).json()["message"] == description
+
+
+RIGHT: dict[str, Callable[[Good], str]] = {
+    "its type, written otherwise": made({"typ": "application/DPoP+JWT"}),
+    "times that are right": made(exp=lambda server, _: _now(server) + 60, nbf=lambda server, _: _now(server)),
+    "a clock that is ahead": made(nbf=lambda server, _: _now(server) + LEEWAY - 5),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_proof_may_say_more(tenant: Tenant, server: RunningServer, name: str) -> None:
+    assert ask(tenant.admin, RIGHT[name]((server, "POST", TOKEN, nonce_of(server), None))).status_code == 200
 
 
 @pytest.mark.parametrize("nonce", ["", "x", "ÿ", "A" * 22])
@@ -195,7 +232,9 @@ def test_a_bound_token_is_worth_nothing_without_its_key(tenant: Tenant, server: 
     def proof(key: OwnKey, of: str = token, **claims: Any) -> str:
         return key.proof(server, "GET", INFO, nonce, of, **claims)
 
-    assert refused(call(server, token, scheme="Bearer"), "invalid_token")
+    plain = call(server, token, scheme="Bearer")
+    assert refused(plain, "invalid_token")
+    assert plain.json()["message"] == "The token is bound to a key: present it with the scheme DPoP and a proof."
     assert refused(call(server, token, proof(KEY), scheme="Bearer"), "invalid_token")
     assert refused(call(server, token), "invalid_dpop_proof")
     assert refused(call(server, token, proof(KEY), proof(KEY)), "invalid_dpop_proof")
@@ -204,6 +243,7 @@ def test_a_bound_token_is_worth_nothing_without_its_key(tenant: Tenant, server: 
     assert refused(call(server, token, proof(KEY, ath=None)), "invalid_dpop_proof")
     assert refused(call(server, token, proof(KEY, ath=[1])), "invalid_dpop_proof")
     unbound = call(server, free, proof(KEY, free))
+    assert unbound.json()["message"] == "The token is bound to no key: present it with the scheme Bearer."
     assert (unbound.status_code, unbound.headers["www-authenticate"].startswith("Bearer ")) == (401, True)
     assert call(server, free, proof(KEY, free), scheme="Bearer").status_code == 200
     assert call(server, token, proof(KEY), scheme="dpop").status_code == 200
@@ -231,6 +271,7 @@ def test_a_proof_is_used_once(tenant: Tenant, server: RunningServer) -> None:
     proof = KEY.proof(server, "POST", TOKEN, nonce)
     first, second = ask(agent, proof), ask(agent, proof)
     assert (first.status_code, second.status_code, second.json()["error"]) == (200, 400, "invalid_dpop_proof")
+    assert second.json()["error_description"] == "The DPoP proof is not valid for this request: used before."
     token = first.json()["access_token"]
     proof = KEY.proof(server, "GET", INFO, nonce, token)
     assert call(server, token, proof).status_code == 200

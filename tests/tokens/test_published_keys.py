@@ -14,6 +14,7 @@ from tests.serving import RunningServer, settings_for
 from tests.tenants import Tenant, TestAgent, make_tenant
 
 from agentidp.core import limits
+from agentidp.core.clock import to_rfc3339
 
 ENDPOINTS = (TOKEN, "/api/v1/token/introspect", "/api/v1/token/revoke")
 
@@ -123,6 +124,55 @@ def test_an_agent_publishes_its_keys_in_one_place(agent: TestAgent, publisher: F
     with agent.client("openid") as client:
         assert client.delete(f"{path_of(agent)}/{first.json()['credentialId']}").status_code == 204
     assert register_address(agent, publisher.url + "/other").status_code == 201
+
+
+@pytest.mark.parametrize("instead", ["another address", "a key"])
+def test_a_dead_address_is_replaced_by_what_works(agent: TestAgent, publisher: FakeIssuer, instead: str) -> None:
+    """What a process has in memory of the client is read anew before the answer is that nobody can tell."""
+    key = OwnKey()
+    publish(publisher, key)
+    dead = register_address(agent, publisher.url + "/dead").json()["credentialId"]
+    assert send(agent, key).status_code == 503
+    with agent.client("openid") as client:
+        assert client.delete(f"{path_of(agent)}/{dead}").status_code == 204
+    if instead == "a key":
+        register(agent, key)
+    else:
+        assert register_address(agent, publisher.url + KEYS).status_code == 201
+    assert [send(agent, key, path).status_code for path in ENDPOINTS] == [200] * 3
+
+
+def test_a_dead_address_that_is_gone_makes_nobody_wait(agent: TestAgent, publisher: FakeIssuer) -> None:
+    """With another key left, the answer is that this one is none of the client's."""
+    dead = register_address(agent, publisher.url + "/dead").json()["credentialId"]
+    assert send(agent, OwnKey()).status_code == 503
+    register(agent, OwnKey())
+    with agent.client("openid") as client:
+        assert client.delete(f"{path_of(agent)}/{dead}").status_code == 204
+    assert send(agent, OwnKey()).status_code == 401
+
+
+def test_a_dead_address_is_nothing_to_a_registered_key(agent: TestAgent, publisher: FakeIssuer) -> None:
+    own = OwnKey()
+    register_address(agent, publisher.url + "/dead")
+    assert send(agent, own).status_code == 503
+    register(agent, own)
+    assert send(agent, own).status_code == 200
+
+
+def test_an_expired_address_blocks_no_other(agent: TestAgent, publisher: FakeIssuer) -> None:
+    key, clock = OwnKey(), agent.server.clock
+    publish(publisher, key)
+    with agent.client("openid") as client:
+        body = {"kind": "public_key", "jwksUri": publisher.url + "/dead", "expiresAt": to_rfc3339(clock() + 60_000)}
+        assert client.post(path_of(agent), json=body).status_code == 201
+    assert send(agent, key).status_code == 503
+    publisher.requests.clear()
+    with clock.ahead(seconds=61):
+        assert register_address(agent, publisher.url + KEYS).status_code == 201
+        assert send(agent, key).status_code == 200
+        assert publisher.requests == [KEYS], "the other is not asked any longer"
+        assert refused(register_address(agent, publisher.url + "/third"), 409, "CONFLICT")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the claims of tokens that others make have in common: instants, and ids that are used once (RFC 7519 section 4.1). Pure."""
+"""What tokens that others make have in common: their types, instants, and ids that are used once (RFC 7515 section 4.1.9, RFC 7519 section 4.1). Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,16 @@ from agentidp.auth.jws import InvalidToken
 from agentidp.core import limits
 
 LEEWAY_MS = limits.ISSUED_AT_LEEWAY_SECONDS * 1000
+
+
+def media_type(header: Mapping[str, Any]) -> str | None:
+    """`typ` in lower case and without the `application/` that may stand in front, None when absent. Raises InvalidToken."""
+    if "typ" not in header:
+        return None
+    value = header["typ"]
+    if not isinstance(value, str):
+        raise InvalidToken("typ is not text")
+    return value.lower().removeprefix("application/")
 
 
 def instant(claims: Mapping[str, Any], name: str) -> int | None:

@@ -5,12 +5,13 @@ Checks one proof. That it is used once, the ledger's commit confirms; what a tok
 
 import hashlib
 import hmac
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
-from agentidp.auth.claims import past_instant, token_id
+from agentidp.auth.claims import instant, media_type, past_instant, token_id
 from agentidp.auth.instance import Instance, instance_of
 from agentidp.auth.jwk import InvalidKey, parse_public
 from agentidp.auth.jws import InvalidToken, encode_base64url, parse_unverified, verify_signature
@@ -24,6 +25,7 @@ from agentidp.ledger.entries import OneTime
 DPOP_PROOF = "dpop_proof"  # the kind of its one-time value
 NONCE_KEY = "dpop_nonce"  # the server secret's name
 _TYPE = "dpop+jwt"
+_PRINTABLE = re.compile("[!-~]+")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 _PROOF_MS_MAX = limits.DPOP_PROOF_SECONDS_MAX * 1000
 _NONCE_MS = limits.DPOP_NONCE_SECONDS * 1000
@@ -60,13 +62,18 @@ def read_proof(request: Request, access_token: str | None = None) -> Proof | Non
         if len(values) > 1:
             raise InvalidToken("more than one")
         return _checked(values[0], request, access_token, instance)
-    except (InvalidToken, InvalidKey) as error:
+    except InvalidToken as error:
         raise invalid_proof(str(error)) from error
+    except InvalidKey as error:
+        raise invalid_proof(f"jwk {error}") from error
 
 
 def invalid_proof(reason: str, **agent: str) -> InvalidProof:
     """`agent`: organization and agent that it is of, where they are known."""
-    return InvalidProof(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": f"DPoP proof: {reason}"}, **agent)])
+    return InvalidProof(
+        f"The DPoP proof is not valid for this request: {reason}.",
+        audit=[AuditEntry("auth.failed", "failure", metadata={"reason": f"DPoP proof: {reason}"}, **agent)],
+    )
 
 
 def nonce_headers(request: Request) -> list[tuple[bytes, bytes]]:
@@ -81,7 +88,7 @@ def _checked(unverified_proof: str, request: Request, access_token: str | None, 
     """What costs most comes last: whoever has no nonce makes us check no signature."""
     token, now = parse_unverified(unverified_proof, carries_key=True), instance.clock()
     header, claims = token.header, token.payload
-    if header.get("typ") != _TYPE or not isinstance(header.get("jwk"), dict):
+    if media_type(header) != _TYPE or not isinstance(header.get("jwk"), dict):
         raise InvalidToken("typ is not dpop+jwt, or jwk is missing")
     if claims.get("htm") != request.method:
         raise InvalidToken("htm is not the method")
@@ -92,6 +99,10 @@ def _checked(unverified_proof: str, request: Request, access_token: str | None, 
     proof_id, issued_at, nonce = token_id(claims), past_instant(claims, "iat", now), claims.get("nonce", "")
     if issued_at is None or issued_at + _PROOF_MS_MAX <= now:
         raise InvalidToken("iat is missing or too long ago")
+    past_instant(claims, "nbf", now)
+    expires_at = instant(claims, "exp")
+    if expires_at is not None and expires_at <= now:
+        raise InvalidToken("expired")
     if not isinstance(nonce, str):
         raise InvalidToken("nonce is not a string")
     if not _is_good_nonce(instance, nonce, now):
@@ -106,6 +117,8 @@ def _normalized(url: object) -> str:
     """Without query and fragment, in the form of RFC 3986 sections 6.2.2 and 6.2.3 as far as addresses of ours can differ from it."""
     if not isinstance(url, str):
         raise InvalidToken("htu is missing")
+    if not _PRINTABLE.fullmatch(url):  # `urlsplit` would take some of the others away
+        raise InvalidToken("htu holds characters that no address has")
     try:
         parts = urlsplit(url)
     except ValueError as error:

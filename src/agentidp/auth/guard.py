@@ -123,8 +123,12 @@ def _proof_of_possession(request: Request, scheme: str, presented: str, token: V
     """The proof that a token which is bound to a key needs: one of that key. Raises InvalidProof, NonceNeeded, Unauthenticated."""
     if scheme == "bearer" and token.key_thumbprint is None:
         return None
-    if scheme == "bearer" or token.key_thumbprint is None:
-        raise _bad_token(instance_of(request), "bound to a key and presented without" if scheme == "bearer" else "not bound to a key", token)
+    if scheme == "bearer":
+        raise _bad_token(
+            instance_of(request), "bound to a key and presented without", token, "The token is bound to a key: present it with the scheme DPoP and a proof."
+        )
+    if token.key_thumbprint is None:
+        raise _bad_token(instance_of(request), "not bound to a key", token, "The token is bound to no key: present it with the scheme Bearer.")
     proof = read_proof(request, presented)
     if proof is None:
         raise invalid_proof("missing")
@@ -149,11 +153,12 @@ def _caller(token: VerifiedClaims, origin: Origin) -> Caller:
     return Caller(token.organization_id, token.agent_id, token.scopes, token.credential_id, token.token_id, origin, is_delegated=token.is_delegated)
 
 
-def _bad_token(instance: Instance, reason: str, token: VerifiedClaims | None) -> Unauthenticated:
+def _bad_token(instance: Instance, reason: str, token: VerifiedClaims | None, detail: str | None = None) -> Unauthenticated:
+    """`reason` is for the audit trail. `detail`: what whoever really has the token is told."""
     known = {"organization_id": token.organization_id} | ({} if token.is_registration else {"agent_id": token.agent_id}) if token else {}
     entry = AuditEntry("auth.failed", "failure", metadata={"reason": reason}, **known)
     parameters = ('error="invalid_token"', 'error_description="The access token is not valid"')
-    return Unauthenticated(audit=[entry], headers=challenge(instance, *parameters, scheme=_scheme_of(token)))
+    return Unauthenticated(detail, audit=[entry], headers=challenge(instance, *parameters, scheme=_scheme_of(token)))
 
 
 def _scheme_of(token: VerifiedClaims | None) -> str:

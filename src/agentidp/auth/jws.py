@@ -34,7 +34,7 @@ _PKCS1 = padding.PKCS1v15()
 
 
 class InvalidToken(Exception):
-    """The token is not one of ours, or no longer good. The text is for logs and tests, never for clients."""
+    """The token is not one of ours, or no longer good. The text is for logs; clients see it of an assertion or a proof that they made themselves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,8 +80,8 @@ class VerifiedClaims:
 
     @property
     def is_delegated(self) -> bool:
-        """Whether somebody else acts for the agent: another one, or a workload that a trust policy lets in."""
-        return "act" in self.claims or "policy_id" in self.claims
+        """Whether it is less than the agent: made of another token, for another agent or to do less, or given to a workload by a trust policy."""
+        return bool(self.rests_on) or "act" in self.claims or "policy_id" in self.claims
 
     @property
     def is_registration(self) -> bool:

@@ -42,7 +42,7 @@ class Caller:
     origin: Origin = field(default_factory=Origin)
     is_system: bool = False
     registration: Registration | None = None  # then it is no agent, and may do nothing else
-    is_delegated: bool = False  # somebody else acts for it: within the token's scopes, and without what it is beyond them
+    is_delegated: bool = False  # by a token that was made of another or given by a trust policy: within its scopes, and without what the agent is beyond them
 
 
 # The instance itself, which looks across organizations: to find whose a secret is, and to keep house. `tests/architecture` lists who may.

@@ -23,6 +23,7 @@ class Problem(Exception):
     oauth_error: ClassVar[str] = "server_error"
     plan_limit: ClassVar[str | None] = None  # which limit of an organization's plan is reached; such refusals come in great numbers
     is_failed_login: ClassVar[bool] = False  # somebody has not proven who it is; who does so too often is made to wait
+    shows_code: ClassVar[bool] = False  # whether an OAuth endpoint says `code` beside an error that has many reasons
     is_final = False  # nothing that is read anew could change it
     shown_code: str | None = None  # what an OAuth endpoint says beside an error that has many reasons
 

@@ -94,8 +94,11 @@ def error_responses(errors: Sequence[type[Problem]], *, oauth: bool = False) -> 
             {"model": OAuthErrorResponse if oauth else ErrorResponse, "description": error.title, "content": {"application/json": {"examples": {}}}},
         )
         value = {"error": error.oauth_error, "error_description": error.title} if oauth else {"code": error.code, "message": error.title}
-        name = error.oauth_error if oauth and error.oauth_error != "invalid_grant" else error.code
-        entry["content"]["application/json"]["examples"][name] = {"value": value | ({"code": error.code} if oauth and name == error.code else {})}
+        if oauth and error.shows_code:
+            name, value = f"{error.oauth_error} {error.code}", value | {"code": error.code}
+        else:
+            name = error.oauth_error if oauth else error.code
+        entry["content"]["application/json"]["examples"][name] = {"value": value}
         if error.status == Unauthenticated.status or issubclass(error, Forbidden):
             entry["headers"] = _CHALLENGE
         if error.status in {429, 503}:

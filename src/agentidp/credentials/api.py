@@ -36,7 +36,7 @@ CredentialStatus = Literal["active", "revoked", "expired"]
 CredentialKind = Literal["secret", "public_key"]  # that can be asked for here
 AgentPath = Annotated[str, Path(alias="agentId", description="The agent's id.")]
 CredentialPath = Annotated[str, Path(alias="credentialId", description="The credential's id.")]
-_NOTE = "Any token of the agent itself; for another agent {scope}."
+_NOTE = "Any token that the agent got by itself; for another agent {scope}."
 _WRITE, _READ = _NOTE.format(scope="agents:write, and every scope which that agent has"), _NOTE.format(scope="agents:read")
 
 
@@ -68,7 +68,12 @@ _32_BYTES = {"type": "string", "pattern": "^[A-Za-z0-9_-]{43}$"}
 _JWK_SCHEMA = {
     "type": "object",
     "maxProperties": limits.FOREIGN_KEY_MEMBERS_MAX,
-    "properties": {"use": {"const": "sig"}, "key_ops": {"const": ["verify"]}, **dict.fromkeys(("d", "p", "q", "dp", "dq", "qi", "oth", "k"), False)},
+    "properties": {
+        "use": {"const": "sig"},
+        "key_ops": {"const": ["verify"]},
+        "kid": _32_BYTES,
+        **dict.fromkeys(("d", "p", "q", "dp", "dq", "qi", "oth", "k"), False),
+    },
     "oneOf": [
         _kind_of_key("EC", "ES256", {"crv": {"const": "P-256"}, "x": _32_BYTES, "y": _32_BYTES}),
         _kind_of_key("RSA", "RS256", {"n": {"type": "string", "pattern": "^[A-Za-z0-9_-]{342,683}$"}, "e": {"const": "AQAB"}}),
@@ -93,7 +98,9 @@ class CredentialRequest(RequestBody):
 
     kind: CredentialKind = "secret"
     jwk: Annotated[dict[str, Any], Field(max_length=limits.FOREIGN_KEY_MEMBERS_MAX), WithJsonSchema(_JWK_SCHEMA)] = Field(
-        default_factory=absent, description="With kind `public_key`: the key (RFC 7517), for ES256, RS256 (2048 to 4096 bits) or Ed25519. Never a private one."
+        default_factory=absent,
+        description="With kind `public_key`: the key (RFC 7517), for ES256, RS256 (2048 to 4096 bits) or Ed25519. Never a private one. "
+        "Without `kid`, or with its thumbprint (RFC 7638) as one; assertions name it by that or by the `credentialId`.",
     )
     jwks_uri: Annotated[str, _URI] = Field(
         default_factory=absent,
@@ -111,12 +118,20 @@ class CredentialRequest(RequestBody):
             if "jwks_uri" in given:
                 check_url(self.jwks_uri, allow_loopback=allow_loopback)
                 return self.jwks_uri
-            return parse_public(self.jwk) if given else None
+            return _registrable(self.jwk) if given else None
         except InvalidKey as error:
             raise InvalidFields([("jwk", str(error))]) from error
         except ForbiddenUrl as error:
             fields = [{"field": "jwksUri", "message": str(error)}]
             raise Invalid(f"jwksUri: {error}", details={"fields": fields, "reason": error.reason}) from error
+
+
+def _registrable(jwk: dict[str, Any]) -> ForeignKey:
+    """The key. Raises InvalidKey, also for one under a name that no assertion could use."""
+    key = parse_public(jwk)
+    if jwk.get("kid", key.thumbprint) != key.thumbprint:
+        raise InvalidKey(f"has a kid of its own: leave kid out; assertions name the key by its thumbprint, {key.thumbprint}, or by the credentialId")
+    return key
 
 
 class RotationRequest(RequestBody):

@@ -34,21 +34,20 @@ def lock_credential(tx: Tx, agent_id: str, credential_id: str) -> sa.Row[Any]:
 
 
 def count_active_credentials(tx: Tx, agent_id: str) -> int:
-    live = sa.and_(credentials.c.revoked_at.is_(None), sa.or_(credentials.c.expires_at.is_(None), credentials.c.expires_at > tx.now))
-    return tx.connection.scalar(sa.select(sa.func.count()).select_from(_of_agent(tx, agent_id).where(live).subquery())) or 0
+    return tx.connection.scalar(sa.select(sa.func.count()).select_from(_of_agent(tx, agent_id).where(_is_live(tx.now)).subquery())) or 0
 
 
 def has_key(tx: Tx, agent_id: str, thumbprint: str) -> bool:
-    """Whether the key is one of the agent's that are not revoked."""
-    return tx.one(_of_agent(tx, agent_id).where(credentials.c.hint == thumbprint, credentials.c.revoked_at.is_(None))) is not None
+    """Whether the key is one of the agent's that are neither revoked nor expired."""
+    return tx.one(_of_agent(tx, agent_id).where(credentials.c.hint == thumbprint, _is_live(tx.now))) is not None
 
 
 def publishes_keys(tx: Tx, agent_id: str) -> bool:
-    """Whether the agent has a credential that is not revoked and says where its keys are."""
+    """Whether the agent has a credential, neither revoked nor expired, that says where its keys are."""
     key = credential_keys
     mine = sa.and_(credentials.c.organization_id == key.c.organization_id, credentials.c.credential_id == key.c.credential_id)
     query = sa.select(key.c.credential_id).join(credentials, mine).where(key.c.organization_id == tx.caller.organization_id, key.c.agent_id == agent_id)
-    return tx.one(query.where(key.c.jwks_uri.is_not(None), credentials.c.revoked_at.is_(None))) is not None
+    return tx.one(query.where(key.c.jwks_uri.is_not(None), _is_live(tx.now))) is not None
 
 
 def to_credential(row: sa.Row[Any], agent_status: str, now: int) -> Credential:
@@ -71,4 +70,8 @@ def _has_status(status: str, agent: Agent, now: int) -> sa.ColumnElement[bool]:
         return ~unrevoked
     if status == "expired":
         return sa.and_(unrevoked, credentials.c.expires_at <= now)
-    return sa.and_(unrevoked, sa.or_(credentials.c.expires_at.is_(None), credentials.c.expires_at > now))
+    return _is_live(now)
+
+
+def _is_live(now: int) -> sa.ColumnElement[bool]:
+    return sa.and_(credentials.c.revoked_at.is_(None), sa.or_(credentials.c.expires_at.is_(None), credentials.c.expires_at > now))

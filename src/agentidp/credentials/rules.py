@@ -120,16 +120,16 @@ def refusal_reason(stored: SecretSnapshot | None, presented_hash: bytes, client_
 
 
 def require_may_manage(caller: Caller, agent_id: str, agent_scopes: frozenset[str], scope: str) -> None:
-    """An agent manages its own credentials with any token; another's with `scope` and only when its token holds all that agent may do.
+    """An agent manages its own credentials with any token that it got by itself; another's with `scope` and only when its token holds all that agent may do.
 
-    Otherwise whoever may write agents could take the identity of a more powerful one. Who acts for an agent makes none for it, whatever the scopes: what it is trusted
-    with ends with its own token. Raises Forbidden.
+    Otherwise whoever may write agents could take the identity of a more powerful one. With a token that was made of another, or given by a trust policy, none is made for
+    its agent, whatever the scopes: what its holder is trusted with ends with it. Raises Forbidden.
     """
     if caller.agent_id == agent_id and not caller.is_delegated:
         return
     denied = AuditEntry("access.denied", "failure", "agent", agent_id, metadata={"requiredScope": scope})
     if caller.agent_id == agent_id and scope.endswith(":write"):
-        raise Forbidden("Whoever acts for an agent, by a trust policy or for another agent, does not manage its credentials.", audit=[denied])
+        raise Forbidden("A token that was made of another one, or given by a trust policy, does not manage the agent's credentials.", audit=[denied])
     if scope not in caller.scopes:
         raise Forbidden(f"Managing the agent's credentials needs a token with scope {scope}.", scope=scope, audit=[denied])
     if scope.endswith(":write") and OPERATOR_SCOPE not in caller.scopes and agent_scopes - caller.scopes:

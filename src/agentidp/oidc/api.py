@@ -26,6 +26,8 @@ router = APIRouter(tags=["OpenID Connect"], route_class=GuardedRoute)
 oauth_router = APIRouter(tags=["OpenID Connect"], route_class=OAuthRoute)
 
 _CLIENT_METHODS = ["client_secret_basic", "client_secret_post", "private_key_jwt"]
+_NO_CLIENT = "none"  # the grants that exchange a token authenticate no client
+_WITH_A_TOKEN = ["Bearer", "DPoP"]  # by the names in IANA's registry; RFC 8414 section 2 knows them for introspection alone
 _CACHEABLE = public(is_limited=False)  # many verifiers may share an address, and without the keys they refuse what is right
 _CACHEABLE["responses"] |= {304: {"description": "Unchanged since the answer with the ETag of `If-None-Match`."}}
 
@@ -65,6 +67,7 @@ class AuthorizationServerMetadata(BaseModel):
     revocation_endpoint_auth_methods_supported: list[str]
     revocation_endpoint_auth_signing_alg_values_supported: list[str]
     dpop_signing_alg_values_supported: list[str]
+    id_token_signing_alg_values_supported: list[str] = Field(description="Also here: a client that finds nothing expects RS256.")
     service_documentation: str
 
 
@@ -73,7 +76,6 @@ class ProviderMetadata(AuthorizationServerMetadata):
 
     userinfo_endpoint: str
     subject_types_supported: list[str]
-    id_token_signing_alg_values_supported: list[str]
     claims_supported: list[str]
 
 
@@ -122,7 +124,6 @@ async def provider(request: Request) -> Response:
     document = authorization_server_metadata(instance) | {
         "userinfo_endpoint": f"{instance.settings.issuer}/agent-info",
         "subject_types_supported": ["public"],
-        "id_token_signing_alg_values_supported": instance.keys.algorithms(),
         "claims_supported": ["iss", "sub", "aud", "iat", "exp", "at_hash", "organization_id"],
     }
     return _document(request, document)
@@ -170,15 +171,16 @@ def authorization_server_metadata(instance: Instance) -> dict[str, Any]:
         "scopes_supported": list(SCOPES),
         "response_types_supported": [],
         "grant_types_supported": sorted(GRANTS),
-        "token_endpoint_auth_methods_supported": _CLIENT_METHODS,
+        "token_endpoint_auth_methods_supported": [*_CLIENT_METHODS, _NO_CLIENT],
         "token_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
         "introspection_endpoint": f"{api}/token/introspect",
-        "introspection_endpoint_auth_methods_supported": [*_CLIENT_METHODS, "bearer"],
+        "introspection_endpoint_auth_methods_supported": [*_CLIENT_METHODS, *_WITH_A_TOKEN],
         "introspection_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
         "revocation_endpoint": f"{api}/token/revoke",
-        "revocation_endpoint_auth_methods_supported": [*_CLIENT_METHODS, "bearer"],
+        "revocation_endpoint_auth_methods_supported": _CLIENT_METHODS,
         "revocation_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
         "dpop_signing_alg_values_supported": ALGORITHMS,
+        "id_token_signing_alg_values_supported": instance.keys.algorithms(),
         "service_documentation": f"{issuer}/docs",
     }
 

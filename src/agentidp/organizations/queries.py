@@ -48,7 +48,7 @@ def find_role(tx: Tx, agent_id: str | None) -> str | None:
 
 
 def find_own_role(tx: Tx) -> str | None:
-    """The caller's, which it does not lend to those who act for it."""
+    """The caller's, which no token has that was made of another or given by a trust policy."""
     return None if tx.caller.is_delegated else find_role(tx, tx.caller.agent_id)
 
 

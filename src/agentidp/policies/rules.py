@@ -34,15 +34,22 @@ class TooManyPolicies(Conflict):
 
 
 class ExchangeRefused(Invalid):
-    """A token from outside that is not exchanged. In OAuth's words always `invalid_grant`; `code` says why."""
+    """A token from outside that is not exchanged. In OAuth's words `invalid_grant`; `code` says why."""
 
     oauth_error = "invalid_grant"
     title = "The token cannot be exchanged."
     is_failed_login = True
+    shows_code = True
 
     def __init__(self, detail: str | None = None, *, shown_code: str | None = None, **options: Any) -> None:
         super().__init__(detail, **options)
         self.shown_code = shown_code or self.code
+
+
+class PresentedTokenRefused(ExchangeRefused):
+    """The same of a `subject_token` or an `actor_token`, for which RFC 8693 section 2.2.2 has another word."""
+
+    oauth_error = "invalid_request"
 
 
 class OutsideTokenInvalid(ExchangeRefused):

@@ -175,7 +175,7 @@ def record_inactive(tx: Tx, token_id: str | None) -> None:
 
 
 def revoke_token(tx: Tx, token: VerifiedClaims) -> None:
-    """One's own token (whoever acts for an agent has only the one that it presents), or any of the organization's with tokens:write; another tenant's is left alone without a word (RFC 7009).
+    """One's own token (whoever was given one that does less has only that), or any of the organization's with tokens:write; another tenant's is left alone without a word (RFC 7009).
 
     Raises NotYourToken.
     """

@@ -22,11 +22,11 @@ from agentidp.auth.outside_keys import IssuerUnreachable
 from agentidp.auth.scopes import SCOPES
 from agentidp.core import limits
 from agentidp.core.caller import AuditEntry, Caller
-from agentidp.core.errors import Invalid, InvalidScopes, TooManyCalls, Unauthenticated
+from agentidp.core.errors import Invalid, InvalidScopes, TooManyCalls
 from agentidp.core.http import NO_STORE, JsonResponse
 from agentidp.core.operations import oauth, public, secured
 from agentidp.core.resources import RequestBody, Uuid
-from agentidp.policies.rules import ExchangeRefused, NoPolicyMatches, OutsideTokenInvalid, OutsideTokenReplayed
+from agentidp.policies.rules import ExchangeRefused, NoPolicyMatches, OutsideTokenInvalid, OutsideTokenReplayed, PresentedTokenRefused
 from agentidp.tokens import actions
 from agentidp.tokens.assertions import ASSERTION_TYPE
 from agentidp.tokens.clients import Form, presented_client, read_form, settle
@@ -160,7 +160,7 @@ class Introspection(BaseModel):
     **oauth(
         TokenRequest,
         *(TooManyTokens, UnsupportedGrantType, InvalidScopes, InvalidTarget, UnauthorizedClient, InvalidClient, ExchangeRefused, IssuerUnreachable),
-        *(InvalidProof, NonceNeeded),
+        *(PresentedTokenRefused, InvalidProof, NonceNeeded),
         security=[{"basic": []}, {}],
     ),
 )
@@ -268,7 +268,7 @@ async def _authenticate(request: Request, form: Form, scope: str) -> Caller:
     instance = instance_of(request)
     if client is None:
         entry = AuditEntry("auth.failed", "failure", metadata={"reason": "no authentication"})
-        raise Unauthenticated("Authenticate with an access token or as a client.", audit=[entry], headers=guard.challenge(instance))
+        raise InvalidClient("authenticate as a client, or with an access token", audit=[entry])
     source = guard.origin(request)
     settled, caller = await settle(request, client, lambda agent, now: actions.caller_entry(agent, now, source), lambda caller: caller)
     require_call(settled, instance.clock())

@@ -17,14 +17,19 @@ _URI = re.compile(RESOURCE_PATTERN.strip("^$"), re.ASCII)
 
 
 class InvalidClient(Problem):
-    """One answer for an unknown id, a wrong, an expired and a revoked secret, and for whatever is wrong with an assertion."""
+    """One answer for an unknown id, a wrong, an expired and a revoked secret, and an assertion that no active key has signed or that was used before.
+
+    Only what is wrong in itself, whoever it is of, is said in `reason`, a clause.
+    """
 
     status, code, oauth_error = 401, "UNAUTHORIZED", "invalid_client"
     title = "Client authentication failed."
     is_failed_login = True
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(headers={"WWW-Authenticate": 'Basic realm="agentidp", charset="UTF-8"'}, **options)
+    def __init__(self, reason: str | None = None, **options: Any) -> None:
+        super().__init__(
+            reason and f"Client authentication failed: {reason}.", headers={"WWW-Authenticate": 'Basic realm="agentidp", charset="UTF-8"'}, **options
+        )
 
 
 class UnsupportedGrantType(Invalid):

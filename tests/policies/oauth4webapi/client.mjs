@@ -20,7 +20,8 @@ const as = await discover('oidc')
 const client = { client_id: given.clientId }
 const secret = oauth.ClientSecretBasic(given.clientSecret)
 const resource = new URL('/agent-info', issuer)
-const done = { oidc: as.issuer, oauth2: (await discover('oauth2')).issuer }
+const plain = await discover('oauth2')
+const done = { oidc: as.issuer, oauth2: plain.issuer }
 
 const credentials = async (auth, parameters = { scope: 'agents:read tokens:read' }, options = {}) =>
   oauth.processClientCredentialsResponse(
@@ -71,6 +72,11 @@ for (const [name, auth] of Object.entries(methods)) {
   done.methods[name] = [answer.token_type, answer.scope, claims.sub, before.active, after.active]
 }
 
+// An ID token, by the metadata of OAuth alone: its algorithm is one that they name.
+const identified = await oauth.processClientCredentialsResponse(
+  plain, client, await oauth.clientCredentialsGrantRequest(plain, client, secret, new URLSearchParams({ scope: 'openid' }), http))
+done.identified = [oauth.getValidatedIdTokenClaims(identified)?.sub, plain.id_token_signing_alg_values_supported, plain.token_endpoint_auth_methods_supported.includes('none')]
+
 // Tokens bound to a key, for every algorithm that is listed.
 done.bound = {}
 for (const algorithm of as.dpop_signing_alg_values_supported) {
@@ -97,6 +103,7 @@ done.grants = [outside.scope, other.issued_token_type, less.scope]
 done.refusals = {
   replayed: await refusal(() => granted(`${GRANT}jwt-bearer`, { assertion: given.outsideTokens[0] })),
   garbage: await refusal(() => granted(`${GRANT}jwt-bearer`, { assertion: 'x' })),
+  unacceptable: await refusal(() => granted(`${GRANT}token-exchange`, { subject_token: 'x', subject_token_type: `${TYPE}access_token` })),
   wider: await refusal(() => granted(`${GRANT}token-exchange`, { subject_token: less.access_token, subject_token_type: `${TYPE}access_token`, scope: 'tokens:read' })),
   audience: await refusal(() => granted(`${GRANT}token-exchange`, { subject_token: own.access_token, subject_token_type: `${TYPE}access_token`, audience: 'https://example.com' })),
   'no subject': await refusal(() => granted(`${GRANT}token-exchange`, { subject_token_type: `${TYPE}access_token` })),

@@ -25,7 +25,8 @@ async def handle(request: Request, form: Form) -> dict[str, Any]:
     proof = read_proof(request)
     client = presented_client(request, form)
     if client is None:
-        raise InvalidClient(audit=[AuditEntry("auth.failed", "failure", metadata={"reason": "no client authentication"})])
+        reason = "no client authentication"
+        raise InvalidClient(reason, audit=[AuditEntry("auth.failed", "failure", metadata={"reason": reason})])
     scope, audience = requested_scope(form), requested_audience(form, instance.settings.default_audience)
     basis, lifetime_seconds = OWN_PROOF if proof is None else Basis(key_thumbprint=proof.key_thumbprint), instance.settings.tokens.lifetime_seconds
 

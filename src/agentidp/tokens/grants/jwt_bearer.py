@@ -14,8 +14,8 @@ from agentidp.tokens.rules import optional_audience, requested_scope
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
-async def handle(request: Request, form: Form, grant: str = GRANT_TYPE) -> dict[str, Any]:
-    """The token answer. `client_id` may say which agent is meant. Raises RateLimited, and what `exchange` does, always with invalid_grant for a token that is refused."""
+async def handle(request: Request, form: Form, grant: str = GRANT_TYPE, refusal: type[ExchangeRefused] = ExchangeRefused) -> dict[str, Any]:
+    """The token answer. `client_id` may say which agent is meant. Raises RateLimited, and what `exchange` does, but always `refusal` for a token that is refused."""
     require_no_client(request, form)
     await throttle.admit_source(request)  # nobody has proven anything yet, and not every token leads to an agent with a rate
     if "assertion" not in form:
@@ -24,4 +24,4 @@ async def handle(request: Request, form: Form, grant: str = GRANT_TYPE) -> dict[
     try:
         return await exchange(request, form["assertion"][0], wanted)
     except ExchangeRefused as refused:
-        raise ExchangeRefused(refused.detail, shown_code=refused.code, audit=refused.audit) from refused
+        raise refusal(refused.detail, shown_code=refused.code, audit=refused.audit) from refused

@@ -21,7 +21,7 @@ from agentidp.core import limits
 from agentidp.core.caller import AuditEntry
 from agentidp.core.errors import Invalid, InvalidScopes
 from agentidp.ledger.entries import Entry, Snapshot, Verdict
-from agentidp.policies.rules import ExchangeRefused
+from agentidp.policies.rules import PresentedTokenRefused
 from agentidp.tokens.actions import Basis, issue_token, note_use, over_limit
 from agentidp.tokens.clients import Form, require_no_client
 from agentidp.tokens.grants import jwt_bearer
@@ -30,11 +30,12 @@ from agentidp.tokens.rules import InvalidTarget, IssuedToken, TooManyTokens, opt
 
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a name
-_OUTSIDE: Final = frozenset({"urn:ietf:params:oauth:token-type:jwt", "urn:ietf:params:oauth:token-type:id_token"})
+_JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
+_OUTSIDE: Final = frozenset({_JWT, "urn:ietf:params:oauth:token-type:id_token"})
 
 
 async def handle(request: Request, form: Form) -> dict[str, Any]:
-    """The answer of RFC 8693 section 2.2.1. Raises ExchangeRefused, Invalid, InvalidScopes, InvalidTarget, InvalidProof, NonceNeeded.
+    """The answer of RFC 8693 section 2.2.1. Raises PresentedTokenRefused, Invalid, InvalidScopes, InvalidTarget, InvalidProof, NonceNeeded.
 
     Also RateLimited, TooManyTokens, Unavailable.
     """
@@ -53,18 +54,18 @@ async def handle(request: Request, form: Form) -> dict[str, Any]:
     elif kind in _OUTSIDE:
         if "actor_token" in form:
             raise Invalid("actor_token goes with an access token of this server as subject_token.")
-        answer = await jwt_bearer.handle(request, wanted | {"assertion": form["subject_token"]}, GRANT_TYPE)
+        answer = await jwt_bearer.handle(request, wanted | {"assertion": form["subject_token"]}, GRANT_TYPE, PresentedTokenRefused)
     else:
-        raise Invalid(f"subject_token_type must be {ACCESS_TOKEN}, or for a token of another issuer {min(_OUTSIDE)}.")
+        raise Invalid(f"subject_token_type must be {ACCESS_TOKEN}, or for a token of another issuer {_JWT}.")
     return {"issued_token_type": ACCESS_TOKEN} | answer
 
 
 async def _own(request: Request, form: Form) -> dict[str, Any]:
     instance, source, proof = instance_of(request), origin(request), read_proof(request)
     subject, actor = await _verified(request, form, "subject_token"), await _verified(request, form, "actor_token") if "actor_token" in form else None
-    for token in (subject, *([actor] if actor else [])):
-        if token.key_thumbprint is not None and (proof is None or proof.key_thumbprint != token.key_thumbprint):
-            raise _refused("a token that is bound to a key is exchanged by the holder of the key", token)
+    for name, token in (("subject_token", subject), ("actor_token", actor)):
+        if token is not None and token.key_thumbprint is not None and (proof is None or proof.key_thumbprint != token.key_thumbprint):
+            raise _refused(f"{name} is bound to a key: whoever has that exchanges it, with a proof", token)
     basis, scope = _shrunk(subject, actor), requested_scope(form)
     if proof is not None:
         basis = replace(basis, once=(proof.once,), key_thumbprint=proof.key_thumbprint)
@@ -103,7 +104,7 @@ async def _own(request: Request, form: Form) -> dict[str, Any]:
 
 
 async def _verified(request: Request, form: Form, name: str) -> VerifiedClaims:
-    """An access token of ours for our own API, in force. Raises ExchangeRefused, RateLimited, Unavailable."""
+    """An access token of ours for our own API, in force. Raises PresentedTokenRefused, RateLimited, Unavailable."""
     instance = instance_of(request)
     if form[f"{name}_type"] != [ACCESS_TOKEN]:
         raise Invalid(f"{name}_type must be {ACCESS_TOKEN}.")
@@ -120,7 +121,7 @@ async def _verified(request: Request, form: Form, name: str) -> VerifiedClaims:
 
 
 def _shrunk(subject: VerifiedClaims, actor: VerifiedClaims | None) -> Basis:
-    """What the subject, and whoever acts for it, may both do, for as long as both may. Raises ExchangeRefused."""
+    """What the subject, and whoever acts for it, may both do, for as long as both may. Raises PresentedTokenRefused."""
     metadata: Mapping[str, object] = {"grant": GRANT_TYPE, "subjectTokenId": subject.token_id}
     if actor is None:
         outermost = subject.claims.get("act")
@@ -138,7 +139,7 @@ def _shrunk(subject: VerifiedClaims, actor: VerifiedClaims | None) -> Basis:
     if actor.agent_id == subject.agent_id or actor.rests_on:
         raise _refused("actor_token must be another agent's own", actor)
     if subject.actors >= limits.ACTORS_MAX:
-        raise _refused(f"more than {limits.ACTORS_MAX} would act one behind the other", subject)
+        raise _refused(f"subject_token has {limits.ACTORS_MAX} actors one behind the other, which is the most", subject)
     act = {"sub": actor.agent_id} | ({"act": subject.claims["act"]} if subject.actors else {})
     scopes = subject.scopes & actor.scopes
     expires_at = min(subject.expires_at, actor.expires_at)
@@ -153,9 +154,9 @@ def _shrunk(subject: VerifiedClaims, actor: VerifiedClaims | None) -> Basis:
     )
 
 
-def _refused(reason: str, token: VerifiedClaims | None) -> ExchangeRefused:
+def _refused(reason: str, token: VerifiedClaims | None) -> PresentedTokenRefused:
     known = {"organization_id": token.organization_id, "agent_id": token.agent_id} if token is not None and not token.is_registration else {}
-    return ExchangeRefused(f"{reason[0].upper()}{reason[1:]}.", audit=[AuditEntry("auth.failed", "failure", metadata={"reason": reason}, **known)])
+    return PresentedTokenRefused(f"{reason}.", audit=[AuditEntry("auth.failed", "failure", metadata={"reason": reason}, **known)])
 
 
 def _rests_on(subject: VerifiedClaims, *others: VerifiedClaims) -> tuple[Mapping[str, Any], ...]:
