@@ -1,11 +1,13 @@
 """`agentidp events tail` against a server process: what happens, from where, over a restart, until it is told to end."""
 
 import contextlib
+import functools
 import json
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.processes import COMMAND, ServerProcess, environment, run, serving
@@ -66,7 +68,10 @@ def test_it_survives_a_restart_of_the_server_and_ends_at_ctrl_c(tmp_path: Path) 
     with serving(tmp_path, **settings) as first:
         since, before = newest(first), create(first, "before")
         arguments = [COMMAND, "events", "tail", "--since", since, *TYPES]
-        with subprocess.Popen(arguments, env=environment(first.env), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as tail:
+        # who runs in the background ignores Ctrl-C, and hands that on
+        heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(arguments, env=environment(first.env), preexec_fn=heeds, **pipes) as tail:  # noqa: PLW1509 - no other thread runs here
             assert tail.stdout is not None
             assert tail.stderr is not None
             seen = [json.loads(tail.stdout.readline())["data"]["targetId"]]

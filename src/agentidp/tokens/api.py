@@ -85,7 +85,7 @@ class TokenRequest(BaseModel):
     assertion: str = Field("", description="Grant jwt-bearer: a token of another issuer that a trust policy accepts (RFC 7523).")
     subject_token: str = Field("", description="Grant token-exchange: the token to exchange (RFC 8693).")
     subject_token_type: str = Field("", description="What kind it is: `access_token` for one of ours, `jwt` for another issuer's.", examples=[ACCESS_TOKEN])
-    audience: list[Resource] = Field([], max_length=limits.RESOURCES_MAX, description="Grant token-exchange: the same as `resource`.")
+    audience: list[str] = Field([], description="Grant token-exchange: the same as `resource`, also in its form.")
     actor_token: str = Field("", description="An access token of the agent that is to act for the subject's.")
     actor_token_type: str = Field("", examples=[ACCESS_TOKEN])
     requested_token_type: str = Field("", examples=[ACCESS_TOKEN])
