@@ -119,6 +119,7 @@ class _Chosen:
         self._asked = 0
         self.subject = printable(token.subject, limits.CLAIM_CHARACTERS_MAX)
         self._once = outside_jti(token)
+        self._texts = functools.cache(lambda provider: texts_of(provider, token.claims))  # the same for all policies of a provider
         self.chosen: Policy
 
     async def snapshot(self) -> Snapshot | None:
@@ -152,11 +153,11 @@ class _Chosen:
     @property
     def numbers(self) -> tuple[str, ...]:
         """Of the repository and its owner, by the token; none where the policy has them or wants none."""
-        return numbers_to_record(self.chosen, texts_of(self.chosen.provider, self._token.claims))
+        return numbers_to_record(self.chosen, self._texts(self.chosen.provider))
 
     def _satisfies(self, policy: Policy) -> bool:
         token = self._token
-        return policy.issuer == token.issuer and is_satisfied(policy, texts_of(policy.provider, token.claims), token.audience)
+        return policy.issuer == token.issuer and is_satisfied(policy, self._texts(policy.provider), token.audience)
 
     async def record_repository(self) -> None:
         """Before anything is issued by it, and after all that could refuse it: whoever comes at the same time with another repository of that name is refused."""
